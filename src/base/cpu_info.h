@@ -9,11 +9,11 @@ namespace moed {
 
 // The instruction sets for which the CPU bodies of the ops are compiled; each includes those before it.
 enum class Isa {
-  kGeneric,      // what the compiler's baseline allows
-  kAvx2,         // AVX2, FMA, F16C
-  kAvx512,       // F, BW, CD, DQ, VL
-  kAvx512Vnni,   // and 8-bit dot products
-  kAvx512Bf16,   // and bf16 dot products
+  kGeneric,     // what the compiler's baseline allows
+  kAvx2,        // AVX2, FMA, F16C
+  kAvx512,      // F, BW, CD, DQ, VL
+  kAvx512Vnni,  // and 8-bit dot products
+  kAvx512Bf16,  // and bf16 dot products
 };
 
 // The best that processor and operating system support.

@@ -24,9 +24,9 @@ bool InitLogging(std::string_view level);
 #define MOED_LOG_ERROR(...) ::spdlog::error(__VA_ARGS__)
 
 // MOED_CHECK(condition) or MOED_CHECK(condition, "format {}", value): for our own bugs only, on in every build.
-#define MOED_CHECK(condition, ...)                                                              \
-  (__builtin_expect(static_cast<bool>(condition), 1)                                            \
-       ? static_cast<void>(0)                                                                   \
+#define MOED_CHECK(condition, ...)                   \
+  (__builtin_expect(static_cast<bool>(condition), 1) \
+       ? static_cast<void>(0)                        \
        : ::moed::CheckFailed(__FILE__, __LINE__, #condition, ::fmt::format("" __VA_ARGS__)))
 
 #endif  // MOED_BASE_LOGGING_H_

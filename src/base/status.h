@@ -15,9 +15,9 @@
 namespace moed {
 
 // One maker an absl error, with fmt's checked format strings.
-#define MOED_DEFINE_ERROR(Name)                                            \
-  template <typename... Args>                                              \
-  absl::Status Name(fmt::format_string<Args...> format, Args&&... args) {  \
+#define MOED_DEFINE_ERROR(Name)                                                 \
+  template <typename... Args>                                                   \
+  absl::Status Name(fmt::format_string<Args...> format, Args&&... args) {       \
     return absl::Name##Error(fmt::format(format, std::forward<Args>(args)...)); \
   }
 MOED_DEFINE_ERROR(InvalidArgument)
@@ -49,8 +49,8 @@ inline absl::Status Annotate(const absl::Status& status, std::string_view contex
 
 }  // namespace moed
 
-#define MOED_RETURN_IF_ERROR(expression)                         \
-  do {                                                           \
+#define MOED_RETURN_IF_ERROR(expression)                                                   \
+  do {                                                                                     \
     if (absl::Status moed_status_ = (expression); !moed_status_.ok()) return moed_status_; \
   } while (false)
 

@@ -31,9 +31,12 @@ class ThreadPool {
   template <typename Body>
   void ParallelFor(int64_t count, int64_t grain, const Body& body) {
     static_assert(std::is_invocable_v<const Body&, int64_t, int64_t, int>);
-    Run(count, grain, [](const void* f, int64_t begin, int64_t end, int worker) {
-      (*static_cast<const Body*>(f))(begin, end, worker);
-    }, &body);
+    Run(
+        count, grain,
+        [](const void* f, int64_t begin, int64_t end, int worker) {
+          (*static_cast<const Body*>(f))(begin, end, worker);
+        },
+        &body);
   }
 
  private:

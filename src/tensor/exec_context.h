@@ -1,0 +1,26 @@
+// What an op needs beside its arguments: where and with what to run.
+#ifndef MOED_TENSOR_EXEC_CONTEXT_H_
+#define MOED_TENSOR_EXEC_CONTEXT_H_
+
+#include "base/cpu_info.h"
+#include "base/thread_pool.h"
+#include "tensor/tensor_view.h"
+#include "tensor/workspace.h"
+
+namespace moed {
+
+// One thread at a time runs ops with a context. Pointers are borrowed and outlive it.
+struct ExecContext {
+  Device device;
+  // CPU: the team that ops share, and the best instruction set that they may use (lower it to test the others).
+  ThreadPool* threads = nullptr;
+  Isa isa = BestIsa();
+  // Scratch memory of the step.
+  Workspace* workspace = nullptr;
+  // CUDA: the cudaStream_t that ops are enqueued on; ops never wait for it.
+  void* stream = nullptr;
+};
+
+}  // namespace moed
+
+#endif  // MOED_TENSOR_EXEC_CONTEXT_H_
