@@ -1,0 +1,36 @@
+// What every op's header stands on. An op is
+//   struct <Op>Args            plain data; shapes on every tensor
+//   absl::Status Check(args)   INVALID_ARGUMENT naming the tensor, its shape and what would be right
+//   reference::<Op>(args)      slow and obviously right, the specification
+//   cpu::<Op>(ctx, args)       threaded, vectorised, chosen by ctx.isa
+//   cuda::<Op>(ctx, args)      enqueued on ctx.stream, in builds with CUDA
+//   <Op>(ctx, args)            the one that ctx.device has
+// Check() is for tests and debug runs; the model calls the bodies with arguments that it made itself.
+#ifndef KERNELS_COMMON_OP_H_
+#define KERNELS_COMMON_OP_H_
+
+#include "base/logging.h"
+#include "base/status.h"
+#include "tensor/exec_context.h"
+#include "tensor/tensor_view.h"
+
+namespace moed::kernels {
+
+// Defines void Op(const ExecContext&, const OpArgs&), which calls the body of the context's device.
+#ifdef MOED_HAVE_CUDA
+#define MOED_DISPATCH_CUDA_(Op, ctx, args) cuda::Op(ctx, args)
+#else
+#define MOED_DISPATCH_CUDA_(Op, ctx, args) MOED_CHECK(false, #Op " on CUDA is not in this build")
+#endif
+#define MOED_DEFINE_OP_DISPATCH(Op)                              \
+  inline void Op(const ExecContext& ctx, const Op##Args& args) { \
+    if (ctx.device.type == DeviceType::kCpu) {                   \
+      cpu::Op(ctx, args);                                        \
+    } else {                                                     \
+      MOED_DISPATCH_CUDA_(Op, ctx, args);                        \
+    }                                                            \
+  }
+
+}  // namespace moed::kernels
+
+#endif  // KERNELS_COMMON_OP_H_

@@ -1,0 +1,47 @@
+// The experts' feed-forward: out = sum over choices of weight * down(act(gate(x)) * up(x)) (Shazeer 2020,
+// arXiv:2002.05202). Tokens are grouped by expert, so that each expert's weights are read once a step. A dense layer is
+// the case of one expert that every token chooses with weight 1.
+#ifndef KERNELS_MOE_FFN_MOE_FFN_H_
+#define KERNELS_MOE_FFN_MOE_FFN_H_
+
+#include "kernels/common/op.h"
+#include "kernels/gemm/packed_weight.h"
+
+namespace moed::kernels {
+
+enum class Activation : uint8_t { kSilu, kGeluTanh };
+
+struct MoeFfnArgs {
+  TensorView x;  // f32 [num_tokens, hidden]
+  int num_experts = 1;
+  // Arrays of num_experts each, borrowed.
+  const PackedWeight* gate = nullptr;  // [intermediate, hidden]
+  const PackedWeight* up = nullptr;    // [intermediate, hidden]
+  const PackedWeight* down = nullptr;  // [hidden, intermediate]
+  Activation activation = Activation::kSilu;
+  // The router's results, as MoeGating gives them.
+  int top_k = 1;
+  TensorView weights;         // f32 [num_tokens, top_k]
+  TensorView sorted_pairs;    // i32 [num_tokens * top_k]
+  TensorView expert_offsets;  // i32 [num_experts + 1]
+  bool accumulate = false;    // out += instead of out =
+  // The choices of a token are added in their order in `weights`, never as they come: no dependence on the company.
+  TensorView out;  // f32 [num_tokens, hidden]
+};
+
+absl::Status Check(const MoeFfnArgs& args);
+
+namespace reference {
+void MoeFfn(const MoeFfnArgs& args);
+}
+namespace cpu {
+void MoeFfn(const ExecContext& ctx, const MoeFfnArgs& args);
+}
+namespace cuda {
+void MoeFfn(const ExecContext& ctx, const MoeFfnArgs& args);
+}
+MOED_DEFINE_OP_DISPATCH(MoeFfn)
+
+}  // namespace moed::kernels
+
+#endif  // KERNELS_MOE_FFN_MOE_FFN_H_

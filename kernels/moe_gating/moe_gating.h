@@ -1,0 +1,51 @@
+// The router's choice of experts for each token, and the grouping of tokens by expert.
+#ifndef KERNELS_MOE_GATING_MOE_GATING_H_
+#define KERNELS_MOE_GATING_MOE_GATING_H_
+
+#include "kernels/common/op.h"
+
+namespace moed::kernels {
+
+// How logits become scores: softmax over all experts (Mixtral, Qwen), or a sigmoid each (DeepSeek-V3).
+enum class RouterScoring : uint8_t { kSoftmax, kSigmoid };
+
+struct MoeGatingArgs {
+  TensorView logits;  // f32 [num_tokens, num_experts]
+  RouterScoring scoring = RouterScoring::kSoftmax;
+  int top_k = 1;  // 1 to num_experts
+  // Divide the chosen weights by their sum.
+  bool renormalize = false;
+  // Multiplies the final weights (DeepSeek's routed_scaling_factor).
+  float weight_scale = 1.0f;
+  // Optional f32 [num_experts]: added to the scores for the choice only (DeepSeek-V3, arXiv:2412.19437).
+  TensorView correction_bias;
+  // Group-limited choice: of num_groups groups of experts only the best top_groups may be chosen from; 1 and 1: no
+  // limit. A group's score is the sum of its two best (kSigmoid with a bias) or its best (kSoftmax).
+  int num_groups = 1;
+  int top_groups = 1;
+
+  // Results. Experts in the order of falling score; of equal scores the lower index comes first.
+  TensorView expert_ids;  // i32 [num_tokens, top_k]
+  TensorView weights;     // f32 [num_tokens, top_k]
+  // The (token, choice) pairs p = token * top_k + choice, sorted by expert, in an expert by p.
+  TensorView sorted_pairs;  // i32 [num_tokens * top_k]
+  TensorView
+      expert_offsets;  // i32 [num_experts + 1]: expert e owns sorted_pairs[expert_offsets[e] .. expert_offsets[e + 1])
+};
+
+absl::Status Check(const MoeGatingArgs& args);
+
+namespace reference {
+void MoeGating(const MoeGatingArgs& args);
+}
+namespace cpu {
+void MoeGating(const ExecContext& ctx, const MoeGatingArgs& args);
+}
+namespace cuda {
+void MoeGating(const ExecContext& ctx, const MoeGatingArgs& args);
+}
+MOED_DEFINE_OP_DISPATCH(MoeGating)
+
+}  // namespace moed::kernels
+
+#endif  // KERNELS_MOE_GATING_MOE_GATING_H_

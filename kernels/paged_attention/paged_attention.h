@@ -1,0 +1,45 @@
+// Causal attention of a ragged batch, prefill chunks and decodes together, over keys and values read from pages
+// (Kwon et al. 2023, arXiv:2309.06180), with the online softmax of FlashAttention (Dao et al. 2022, arXiv:2205.14135).
+#ifndef KERNELS_PAGED_ATTENTION_PAGED_ATTENTION_H_
+#define KERNELS_PAGED_ATTENTION_PAGED_ATTENTION_H_
+
+#include "kernels/common/op.h"
+
+namespace moed::kernels {
+
+struct PagedAttentionArgs {
+  TensorView q;  // f32 [num_tokens, num_heads, k_head_dim], rows may be strided
+  TensorView
+      k_pages;  // f32, bf16 or f16 [num_blocks, num_kv_heads, block_size, k_head_dim]; the step's own keys are written
+  TensorView v_pages;       // the same dtype [num_blocks, num_kv_heads, block_size, v_head_dim]
+  TensorView query_starts;  // i32 [num_sequences + 1]: sequence s owns tokens [query_starts[s], query_starts[s + 1])
+  // i32 [num_sequences]: positions in the cache that belong to the sequence, its tokens of this step included. Its last
+  // token sees all of them, the one before all but one, and so on.
+  TensorView context_lens;
+  // The blocks of sequence s, in order: block_ids[block_starts[s] + i].
+  TensorView block_starts;  // i32 [num_sequences + 1]
+  TensorView block_ids;     // i32 [block_starts[num_sequences]]
+  float scale = 1.0f;       // of the scores, usually 1 / sqrt(k_head_dim)
+  int window = 0;           // a token sees the last `window` positions, itself included; 0: all
+  TensorView sinks;  // optional f32 [num_heads]: a logit that takes part in the softmax without a value (GPT-OSS)
+  // Results do not depend on how a sequence is cut into chunks nor on who else is in the batch: keys are visited in
+  // tiles that start at fixed positions, and partial results are combined in that order.
+  TensorView out;  // f32 [num_tokens, num_heads * v_head_dim]
+};
+
+absl::Status Check(const PagedAttentionArgs& args);
+
+namespace reference {
+void PagedAttention(const PagedAttentionArgs& args);
+}
+namespace cpu {
+void PagedAttention(const ExecContext& ctx, const PagedAttentionArgs& args);
+}
+namespace cuda {
+void PagedAttention(const ExecContext& ctx, const PagedAttentionArgs& args);
+}
+MOED_DEFINE_OP_DISPATCH(PagedAttention)
+
+}  // namespace moed::kernels
+
+#endif  // KERNELS_PAGED_ATTENTION_PAGED_ATTENTION_H_
