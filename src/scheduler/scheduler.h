@@ -1,0 +1,108 @@
+// Which tokens are computed in the next step. Pure bookkeeping: no device call, no clock of its own, no thread.
+#ifndef MOED_SCHEDULER_SCHEDULER_H_
+#define MOED_SCHEDULER_SCHEDULER_H_
+
+#include <absl/time/time.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/status.h"
+#include "engine/engine.h"
+#include "request/sequence.h"
+#include "scheduler/policy.h"
+
+namespace moed {
+
+struct SchedulerOptions {
+  // Sequences that run at once; more wait. The engine's max_slots is the upper bound. (--max-num-seqs)
+  int32_t max_num_seqs = 64;
+  // Tokens of one step, decodes and prefill chunks together. Larger: better prefill throughput; smaller: less delay
+  // for those who are decoding meanwhile. (--max-num-batched-tokens)
+  int32_t max_num_batched_tokens = 512;
+  // Prompt tokens of one sequence in one step at most; 0: the whole budget. (--max-prefill-chunk)
+  int32_t max_prefill_chunk = 0;
+  // Requests that may wait; one more gets RESOURCE_EXHAUSTED. (--max-queue)
+  int32_t max_queue = 1024;
+  // Keep the blocks of ended sequences for prompts that begin alike, until the space is needed.
+  // (--enable-prefix-caching)
+  bool enable_prefix_caching = true;
+};
+
+// News about one sequence, in order.
+struct SequenceUpdate {
+  SequenceId id = 0;
+  std::vector<int32_t> tokens;          // new ones, 0 to n; a stop id that ended it is among them
+  std::vector<TokenLogprobs> logprobs;  // one a token where asked for
+  FinishReason finish = FinishReason::kNone;
+  absl::Status error;   // with kError
+  SequenceStats stats;  // with a finish reason
+};
+
+struct SchedulerStats {
+  int32_t waiting = 0;
+  int32_t running = 0;
+  int32_t free_blocks = 0;    // of the smallest group, cached ones included: what a new sequence could get
+  int32_t cached_blocks = 0;  // free, but holding a prefix
+  int32_t total_blocks = 0;
+  int64_t preemptions = 0;
+  int64_t prompt_tokens = 0;  // admitted
+  int64_t cached_tokens = 0;  // of these, from the prefix cache
+  int64_t generated_tokens = 0;
+};
+
+// Iteration-level batching (Yu et al. 2022, Orca) with chunked prefill (Agrawal et al. 2023, arXiv:2308.16369) over a
+// paged KV cache (Kwon et al. 2023, arXiv:2309.06180). Every step takes all sequences that decode, then fills the token
+// budget with pieces of prompts. When blocks run out, the sequence that the policy holds least important gives up its
+// own, goes back to the queue, and is computed again later from its tokens.
+//
+// Up to EngineInfo::max_steps_in_flight plans may be out: Schedule() may be called again before Apply() for the plan
+// before; a token not known yet stands in the plan as kPendingToken, a sequence that turns out to have ended has its
+// extra token discarded, and its blocks are free once no step in flight uses them.
+//
+// Not thread-safe: the serving loop's thread owns it.
+class Scheduler {
+ public:
+  // INVALID_ARGUMENT when options do not fit each other or the engine (names the option).
+  static absl::StatusOr<std::unique_ptr<Scheduler>> Create(const SchedulerOptions& options, const EngineInfo& engine,
+                                                           std::unique_ptr<Policy> policy);
+  ~Scheduler();
+
+  // Queues a request. INVALID_ARGUMENT: empty prompt, ids out of range, prompt longer than the context or than all
+  // blocks together can hold. RESOURCE_EXHAUSTED: the queue is full. max_tokens is cut to what the context leaves.
+  absl::Status Add(Request request);
+
+  // Ends a sequence, wherever it is; no effect on one that is not there. `error` goes with kError.
+  void Finish(SequenceId id, FinishReason reason, absl::Status error = absl::OkStatus());
+
+  // A paused sequence keeps its blocks but is given no steps (its reader is slow).
+  void SetPaused(SequenceId id, bool paused);
+
+  // The next step; empty when there is nothing to compute. Ends what is past its deadline.
+  StepPlan Schedule(absl::Time now);
+
+  // Takes in the result of the oldest plan that is out.
+  void Apply(const StepResult& result, absl::Time now);
+  // The oldest plan failed as a whole: its sequences end with kError.
+  void ApplyFailure(const absl::Status& error, absl::Time now);
+
+  // What happened since the last call, in order.
+  std::vector<SequenceUpdate> TakeUpdates();
+
+  // Whether Schedule() could give work now or after a step in flight; false: wait for a request.
+  bool HasWork() const;
+  // The nearest deadline of a sequence, InfiniteFuture if none: the loop wakes for it.
+  absl::Time NextDeadline() const;
+
+  SchedulerStats stats() const;
+
+ private:
+  class Impl;
+  explicit Scheduler(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace moed
+
+#endif  // MOED_SCHEDULER_SCHEDULER_H_
