@@ -10,9 +10,10 @@ function(moed_library name)
 endfunction()
 
 # moed_cpu_bodies(<target> SOURCES <op>_cpu.cc … [ISAS generic avx2 avx512 …])
-# Compiles each source once for every instruction set, with MOED_ISA naming the namespace of the body;
-# kernels/common/isa.h chooses one at run time. The bodies include plain-data headers only: an inline function of
-# the standard library compiled here for AVX-512 could otherwise be the copy that the linker keeps for everyone.
+# Compiles the sources once for every instruction set into object libraries <op>_cpu_<isa> (named after the first
+# source), with MOED_ISA naming the namespace of the body; kernels/common/cpu_dispatch.h chooses one at run time. The
+# bodies include plain-data headers only: an inline function of the standard library compiled here for AVX-512 could
+# otherwise be the copy that the linker keeps for everyone.
 set(MOED_ISA_FLAGS_generic "")
 set(MOED_ISA_FLAGS_avx2 -mavx2 -mfma -mf16c -mbmi2)
 set(MOED_ISA_FLAGS_avx512 -march=x86-64-v4)
@@ -23,15 +24,18 @@ function(moed_cpu_bodies target)
   if(NOT ARG_ISAS)
     set(ARG_ISAS generic avx2 avx512)
   endif()
+  list(GET ARG_SOURCES 0 first_source)
+  get_filename_component(name ${first_source} NAME_WE)
   foreach(isa IN LISTS ARG_ISAS)
     if(NOT isa STREQUAL generic AND NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
       continue()
     endif()
-    add_library(${target}_${isa} OBJECT ${ARG_SOURCES})
-    target_include_directories(${target}_${isa} PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR})
-    target_compile_options(${target}_${isa} PRIVATE -O3 -ffp-contract=fast -fno-math-errno ${MOED_ISA_FLAGS_${isa}})
-    target_compile_definitions(${target}_${isa} PRIVATE MOED_ISA=${isa} MOED_ISA_${isa}=1)
-    target_sources(${target} PRIVATE $<TARGET_OBJECTS:${target}_${isa}>)
+    add_library(${name}_${isa} OBJECT ${ARG_SOURCES})
+    target_link_libraries(${name}_${isa} PRIVATE moed::base moed::tensor)  # for their compile definitions
+    target_include_directories(${name}_${isa} PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR})
+    target_compile_options(${name}_${isa} PRIVATE -O3 -ffp-contract=fast -fno-math-errno ${MOED_ISA_FLAGS_${isa}})
+    target_compile_definitions(${name}_${isa} PRIVATE MOED_ISA=${isa} MOED_ISA_${isa}=1)
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:${name}_${isa}>)
   endforeach()
 endfunction()
 
