@@ -26,6 +26,8 @@ namespace moed::kernels::MOED_ISA {
 // Floats in a vector.
 #if defined(__AVX512F__)
 constexpr int kLanes = 16;
+// For the intrinsics' forms with a mask: g++ 12 warns of the others' (harmless) uninitialised operand.
+constexpr __mmask16 kAllLanes = 0xffff;
 #elif defined(__AVX2__)
 constexpr int kLanes = 8;
 #else
@@ -78,7 +80,7 @@ MOED_ALWAYS_INLINE VecU16 FloatToBFloat16(VecF32 v) {
 
 MOED_ALWAYS_INLINE VecF32 HalfToFloat(VecU16 v) {
 #if defined(__AVX512F__)
-  return reinterpret_cast<VecF32>(_mm512_cvtph_ps(reinterpret_cast<__m256i>(v)));
+  return reinterpret_cast<VecF32>(_mm512_maskz_cvtph_ps(kAllLanes, reinterpret_cast<__m256i>(v)));
 #elif defined(__F16C__)
   return reinterpret_cast<VecF32>(_mm256_cvtph_ps(reinterpret_cast<__m128i>(v)));
 #else
@@ -96,7 +98,8 @@ MOED_ALWAYS_INLINE VecF32 HalfToFloat(VecU16 v) {
 // Rounds to nearest even, overflows to infinity.
 MOED_ALWAYS_INLINE VecU16 FloatToHalf(VecF32 v) {
 #if defined(__AVX512F__)
-  return reinterpret_cast<VecU16>(_mm512_cvtps_ph(reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+  return reinterpret_cast<VecU16>(
+      _mm512_maskz_cvtps_ph(kAllLanes, reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
 #elif defined(__F16C__)
   return reinterpret_cast<VecU16>(_mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
 #else
@@ -243,10 +246,8 @@ MOED_ALWAYS_INLINE VecF32 Exp(VecF32 x) {
   p = MulAdd(p, r, Set(5.0000001201e-1f));
   p = MulAdd(p, r * r, r) + 1.0f;
 #if defined(__AVX512F__)
-  // The form with a mask, since g++ 12 warns of the other's (harmless) uninitialised operand.
-  constexpr __mmask16 kAll = 0xffff;
   return reinterpret_cast<VecF32>(
-      _mm512_maskz_scalef_ps(kAll, reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(n)));
+      _mm512_maskz_scalef_ps(kAllLanes, reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(n)));
 #else
   // 2^n in two factors: n reaches from -150 to 128, farther than a float's exponent.
   const VecI32 exponent = reinterpret_cast<VecI32>(shifted) - 0x4b400000;
