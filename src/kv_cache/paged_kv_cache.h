@@ -1,0 +1,53 @@
+// The bytes of the KV cache; who owns which block is BlockManager's business.
+#ifndef MOED_KV_CACHE_PAGED_KV_CACHE_H_
+#define MOED_KV_CACHE_PAGED_KV_CACHE_H_
+
+#include <span>
+#include <vector>
+
+#include "base/status.h"
+#include "kv_cache/cache_spec.h"
+#include "tensor/buffer.h"
+#include "tensor/tensor_view.h"
+
+namespace moed {
+
+// Pages of one layer, in the layout that kv_write and paged_attention take.
+struct LayerCache {
+  int32_t group = 0;
+  TensorView k_pages;  // spec.dtype [num_blocks, num_kv_heads, block_size, k_head_dim]
+  TensorView v_pages;  // spec.dtype [num_blocks, num_kv_heads, block_size, v_head_dim]
+};
+
+// Allocated once; not thread-safe (the engine's thread owns it).
+class PagedKvCache {
+ public:
+  // specs: [num_layers]. Every group gets num_blocks blocks. RESOURCE_EXHAUSTED when the memory is not there, with the
+  // bytes asked for.
+  static absl::StatusOr<PagedKvCache> Create(std::span<const CacheSpec> specs, int32_t block_size, int32_t num_blocks,
+                                             Device device);
+
+  const LayerCache& layer(int32_t index) const { return layers_[index]; }
+  const std::vector<CacheGroup>& groups() const { return groups_; }
+  int32_t block_size() const { return block_size_; }
+  int32_t num_blocks() const { return num_blocks_; }
+
+  // Bytes of one block over all layers of `group`.
+  int64_t BytesPerBlock(int32_t group) const;
+
+  // Copies block `source` over block `destination` in all layers of the group.
+  void CopyBlock(int32_t group, int32_t source, int32_t destination);
+
+ private:
+  PagedKvCache() = default;
+
+  int32_t block_size_ = 0;
+  int32_t num_blocks_ = 0;
+  std::vector<CacheGroup> groups_;
+  std::vector<LayerCache> layers_;
+  std::vector<Buffer> buffers_;
+};
+
+}  // namespace moed
+
+#endif  // MOED_KV_CACHE_PAGED_KV_CACHE_H_

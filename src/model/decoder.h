@@ -1,0 +1,69 @@
+// The forward pass of every family: one decoder, driven by ModelConfig.
+#ifndef MOED_MODEL_DECODER_H_
+#define MOED_MODEL_DECODER_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "base/status.h"
+#include "kv_cache/paged_kv_cache.h"
+#include "model/model_config.h"
+#include "model/rope_table.h"
+#include "model/weights.h"
+#include "tensor/exec_context.h"
+#include "tensor/tensor_view.h"
+
+namespace moed {
+
+// A step's inputs on the device; views are borrowed for the call.
+struct DecoderBatch {
+  TensorView token_ids;     // i32 [num_tokens]
+  TensorView positions;     // i32 [num_tokens]
+  TensorView query_starts;  // i32 [num_sequences + 1]
+  TensorView context_lens;  // i32 [num_sequences], this step's tokens included
+  struct Group {
+    TensorView slots;         // i64 [num_tokens]: where each token's K and V go
+    TensorView block_starts;  // i32 [num_sequences + 1]
+    TensorView block_ids;     // i32 [block_starts[num_sequences]]
+  };
+  std::vector<Group> groups;  // [num_cache_groups]
+  TensorView logits_tokens;   // i32 [num_rows]: the tokens whose logits are wanted
+};
+
+struct DecoderOutput {
+  TensorView logits;  // f32 [num_rows, vocab], in the context's workspace
+  // Tokens that each expert took: [moe_layers][experts].
+  std::vector<std::vector<int32_t>> expert_loads;
+};
+
+// Weights and tables are immutable: one decoder may run with several contexts and caches.
+class Decoder {
+ public:
+  // The rope table reaches max_context positions. RESOURCE_EXHAUSTED for memory.
+  static absl::StatusOr<Decoder> Create(ModelConfig config, ModelWeights weights, int32_t max_context, Device device);
+
+  // Runs one step; keys and values go into `cache`. The output lives until the workspace's scope around the call ends.
+  DecoderOutput Forward(const ExecContext& ctx, const DecoderBatch& batch, PagedKvCache* cache) const;
+
+  const ModelConfig& config() const { return config_; }
+  const ModelWeights& weights() const { return weights_; }
+
+ private:
+  struct Activations;
+
+  Decoder(ModelConfig config, ModelWeights weights, RopeTable rope)
+      : config_(std::move(config)), weights_(std::move(weights)), rope_(std::move(rope)) {}
+
+  void Attention(const ExecContext& ctx, const DecoderBatch& batch, const LayerCache& cache, int32_t layer,
+                 Activations* act) const;
+  void FeedForward(const ExecContext& ctx, int32_t layer, Activations* act, DecoderOutput* out) const;
+  void Logits(const ExecContext& ctx, const DecoderBatch& batch, Activations* act, DecoderOutput* out) const;
+
+  ModelConfig config_;
+  ModelWeights weights_;
+  RopeTable rope_;
+};
+
+}  // namespace moed
+
+#endif  // MOED_MODEL_DECODER_H_
