@@ -56,7 +56,15 @@ MOED_ALWAYS_INLINE Vec LoadBitsFirst(const T* p, int64_t n) {
   return v;
 }
 
-MOED_ALWAYS_INLINE VecF32 Set(float value) { return VecF32{} + value; }
+MOED_ALWAYS_INLINE VecF32 Set(float value) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<VecF32>(_mm512_set1_ps(value));
+#elif defined(__AVX2__)
+  return reinterpret_cast<VecF32>(_mm256_set1_ps(value));
+#else
+  return VecF32{value, value, value, value};
+#endif
+}
 MOED_ALWAYS_INLINE VecI32 SetI32(int32_t value) { return VecI32{} + value; }
 
 // 0, 1, 2, …
