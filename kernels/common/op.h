@@ -9,18 +9,20 @@
 #ifndef KERNELS_COMMON_OP_H_
 #define KERNELS_COMMON_OP_H_
 
-#include "base/logging.h"
 #include "base/status.h"
 #include "tensor/exec_context.h"
 #include "tensor/tensor_view.h"
 
 namespace moed::kernels {
 
+// Stops the program: the model asked for a body that this build lacks.
+[[noreturn]] void NotInThisBuild(const char* body);
+
 // Defines void Op(const ExecContext&, const OpArgs&), which calls the body of the context's device.
 #ifdef MOED_HAVE_CUDA
 #define MOED_DISPATCH_CUDA_(Op, ctx, args) cuda::Op(ctx, args)
 #else
-#define MOED_DISPATCH_CUDA_(Op, ctx, args) MOED_CHECK(false, #Op " on CUDA is not in this build")
+#define MOED_DISPATCH_CUDA_(Op, ctx, args) NotInThisBuild(#Op " on CUDA")
 #endif
 #define MOED_DEFINE_OP_DISPATCH(Op)                              \
   inline void Op(const ExecContext& ctx, const Op##Args& args) { \

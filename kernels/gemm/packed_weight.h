@@ -31,6 +31,12 @@ absl::StatusOr<PackedWeight> PackWeight(const TensorView& source, DType dtype, v
 // [first_row, first_row + rows) of an [n, k] matrix at `destination`, which starts as zeros.
 absl::Status PackWeightRows(const TensorView& source, int64_t first_row, int64_t n, DType dtype, void* destination);
 
+// The element that the packed form holds for (output, input), rounded as it is there; for references and tests.
+float PackedElement(const PackedWeight& weight, int64_t output, int64_t input);
+
+// INVALID_ARGUMENT, naming `name`, unless `weight` is a packed [n, k] matrix on the CPU that the bodies can read.
+absl::Status CheckPackedWeight(std::string_view name, const PackedWeight& weight, int64_t n, int64_t k);
+
 }  // namespace moed::kernels
 
 #endif  // KERNELS_GEMM_PACKED_WEIGHT_H_

@@ -1,0 +1,51 @@
+// Rows of activations cut into tiles for the micro-kernel. For CPU bodies only (see simd.h).
+#ifndef KERNELS_GEMM_ROW_TILES_H_
+#define KERNELS_GEMM_ROW_TILES_H_
+
+#include "kernels/common/simd.h"
+#include "kernels/gemm/micro_kernel.h"
+
+namespace moed::kernels::MOED_ISA {
+
+// Tiles that `rows` rows are cut into, nearly equal in size.
+MOED_ALWAYS_INLINE int64_t NumTiles(int64_t rows) { return (rows + kMaxTileRows - 1) / kMaxTileRows; }
+// The first row of tile `tile` of `num_tiles`; that of tile num_tiles is `rows`.
+MOED_ALWAYS_INLINE int64_t TileBegin(int64_t rows, int64_t num_tiles, int64_t tile) { return rows * tile / num_tiles; }
+
+namespace row_tiles {
+
+typedef float Vec4 __attribute__((vector_size(16)));
+
+// to[i * count + j] = rows[j][i] for i, j < 4.
+MOED_ALWAYS_INLINE void Transpose4x4(const float* const* rows, int64_t offset, int count, float* to) {
+  const Vec4 a = LoadBits<Vec4>(rows[0] + offset), b = LoadBits<Vec4>(rows[1] + offset);
+  const Vec4 c = LoadBits<Vec4>(rows[2] + offset), d = LoadBits<Vec4>(rows[3] + offset);
+  const Vec4 ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const Vec4 cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  const Vec4 columns[4] = {
+      __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5), __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7),
+      __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5), __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7)};
+  for (int i = 0; i < 4; ++i) std::memcpy(to + i * count, &columns[i], sizeof(Vec4));
+}
+
+}  // namespace row_tiles
+
+// Writes the `count` rows of `k` floats as a tile [k][count]: the micro-kernel then reads one stream, and rows whose
+// distance is a power of two do not push each other out of the cache. A tile of one row is the row itself: no need.
+MOED_ALWAYS_INLINE void PackTile(const float* const* rows, int count, int64_t k, float* tile) {
+  int row = 0;
+  for (; row + 4 <= count; row += 4) {
+    int64_t i = 0;
+    for (; i + 4 <= k; i += 4) row_tiles::Transpose4x4(rows + row, i, count, tile + i * count + row);
+    for (; i < k; ++i) {
+      for (int j = 0; j < 4; ++j) tile[i * count + row + j] = rows[row + j][i];
+    }
+  }
+  for (; row < count; ++row) {
+    for (int64_t i = 0; i < k; ++i) tile[i * count + row] = rows[row][i];
+  }
+}
+
+}  // namespace moed::kernels::MOED_ISA
+
+#endif  // KERNELS_GEMM_ROW_TILES_H_

@@ -1,0 +1,261 @@
+#include "kernels/gemm/gemm.h"
+
+#include <gmock/gmock.h>
+
+#include "tests/support/tensor_testing.h"
+
+namespace moed::kernels {
+namespace {
+
+using test::FillConstant;
+using test::FillEdgeValues;
+using test::ForEachCpuBody;
+using test::GetElement;
+using test::NormalTensor;
+using test::Random;
+using test::TestTensor;
+using ::testing::HasSubstr;
+
+// A packed matrix with its memory.
+struct TestWeight {
+  explicit TestWeight(const TensorView& source, DType dtype)
+      : memory({static_cast<int64_t>(PackedBytes(source.dim(0), source.dim(1), dtype))}, DType::kU8) {
+    auto result = PackWeight(source, dtype, memory.As<void>());
+    MOED_CHECK(result.ok(), "{}", result.status().ToString());
+    packed = *result;
+  }
+
+  TestTensor memory;
+  PackedWeight packed;
+};
+
+// The sum of magnitudes of which an output's error is a fraction.
+TestTensor Magnitudes(const GemmArgs& args, const TensorView& old_out) {
+  TestTensor magnitudes({args.out.dim(0), args.out.dim(1)});
+  for (int64_t row = 0; row < args.out.dim(0); ++row) {
+    for (int64_t output = 0; output < args.weight.n; ++output) {
+      double sum = args.bias.empty() ? 0 : std::abs(GetElement(args.bias, output));
+      if (args.accumulate) sum += std::abs(GetElement(old_out, row * args.weight.n + output));
+      for (int64_t i = 0; i < args.weight.k; ++i) {
+        sum += std::abs(GetElement(args.x, row * args.weight.k + i) * PackedElement(args.weight, output, i));
+      }
+      magnitudes.As<float>()[row * args.weight.n + output] = static_cast<float>(sum);
+    }
+  }
+  return magnitudes;
+}
+
+struct Shape {
+  int64_t m, n, k;
+};
+
+// Runs the reference and every body on `args` with copies of `old_out` as output.
+void ExpectBodiesMatchReference(GemmArgs args, const TensorView& old_out, double relative) {
+  const auto copy_old = [&](const TensorView& out) {
+    for (int64_t i = 0; i < out.num_elements(); ++i) test::SetElement(out, i, GetElement(old_out, i));
+  };
+  TestTensor expected({args.x.dim(0), args.weight.n});
+  copy_old(expected);
+  args.out = expected;
+  ASSERT_EQ(Check(args), absl::OkStatus());
+  reference::Gemm(args);
+  const TestTensor magnitudes = Magnitudes(args, old_out);
+  ForEachCpuBody([&](const ExecContext& ctx) {
+    TestTensor out({args.x.dim(0), args.weight.n});
+    copy_old(out);
+    args.out = out;
+    Gemm(ctx, args);
+    EXPECT_TRUE(test::AllWithin(out, expected, [&](int64_t i) { return relative * magnitudes.As<float>()[i] + 1e-44; }))
+        << args.x.ToString() << " times [" << args.weight.n << ", " << args.weight.k << "] in "
+        << DTypeName(args.weight.dtype) << (args.accumulate ? ", accumulating" : "");
+  });
+}
+
+class GemmTest : public ::testing::TestWithParam<DType> {};
+
+TEST_P(GemmTest, MatchesReference) {
+  Random random;
+  std::vector<Shape> shapes = {{1, 1, 1},   {1, 32, 64},   {1, 129, 65},  {2, 96, 33},  {3, 31, 7},
+                               {5, 33, 63}, {13, 160, 96}, {29, 70, 130}, {33, 64, 31}, {80, 257, 40}};
+  for (int i = 0; i < 12; ++i) {
+    shapes.push_back({random.Int(1, 33), random.Int(1, 200), random.Int(1, 300)});
+  }
+  for (const Shape& shape : shapes) {
+    const TestTensor x = NormalTensor(random, {shape.m, shape.k});
+    const TestTensor source = NormalTensor(random, {shape.n, shape.k});
+    const TestTensor bias = NormalTensor(random, {shape.n});
+    const TestTensor old_out = NormalTensor(random, {shape.m, shape.n});
+    const TestWeight weight(source, GetParam());
+    GemmArgs args{.x = x, .weight = weight.packed, .bias = {}, .accumulate = false, .out = {}};
+    const double tolerance = test::SumTolerance(shape.k + 2);
+    ExpectBodiesMatchReference(args, old_out, tolerance);
+    args.bias = bias;
+    args.accumulate = true;
+    ExpectBodiesMatchReference(args, old_out, tolerance);
+  }
+}
+
+TEST_P(GemmTest, EdgeValues) {
+  Random random;
+  const Shape shape{14, 40, 75};
+  const TestTensor zeros({shape.m, shape.n});
+  TestTensor x({shape.m, shape.k}), source({shape.n, shape.k});
+  FillEdgeValues(x, random);
+  FillEdgeValues(source, random);
+  const TestWeight weight(source, GetParam());
+  GemmArgs args{.x = x, .weight = weight.packed, .bias = {}, .accumulate = false, .out = {}};
+  ExpectBodiesMatchReference(args, zeros, test::WorstSumTolerance(shape.k));
+  // Constant inputs round the same way at each step.
+  FillConstant(x, 1.1);
+  FillConstant(source, 0.7);
+  const TestWeight constant(source, GetParam());
+  args.weight = constant.packed;
+  ExpectBodiesMatchReference(args, zeros, test::WorstSumTolerance(shape.k));
+  // An infinity or a NaN stays in its row, and padding does not spread it.
+  TestTensor ones({shape.n, shape.k});
+  FillConstant(ones, 1);
+  const TestWeight one_weight(ones, GetParam());
+  args.weight = one_weight.packed;
+  FillConstant(x, 1);
+  x.As<float>()[2 * shape.k + shape.k - 1] = HUGE_VALF;
+  x.As<float>()[5 * shape.k] = NAN;
+  ExpectBodiesMatchReference(args, zeros, test::WorstSumTolerance(shape.k));
+}
+
+// Each row alone, and all together, in any team: the same bits.
+TEST_P(GemmTest, ResultsDoNotDependOnCompany) {
+  Random random;
+  for (const Shape& shape : {Shape{29, 161, 203}, Shape{12, 64, 128}, Shape{61, 96, 37}}) {
+    const TestTensor x = NormalTensor(random, {shape.m, shape.k});
+    const TestWeight weight(NormalTensor(random, {shape.n, shape.k}), GetParam());
+    for (Isa isa : test::MachineIsas()) {
+      TestTensor alone({shape.m, shape.n});
+      const test::TestContext one_thread(isa, 1);
+      for (int64_t row = 0; row < shape.m; ++row) {
+        Gemm(one_thread, {.x = x.view().Rows(row, row + 1),
+                          .weight = weight.packed,
+                          .bias = {},
+                          .accumulate = false,
+                          .out = alone.view().Rows(row, row + 1)});
+      }
+      for (int num_threads : {1, 2, 3}) {
+        const test::TestContext context(isa, num_threads);
+        for (int64_t m = 1; m <= shape.m; m += m < 14 ? 1 : 5) {
+          TestTensor out({m, shape.n});
+          Gemm(context,
+               {.x = x.view().Rows(0, m), .weight = weight.packed, .bias = {}, .accumulate = false, .out = out});
+          EXPECT_TRUE(test::BitIdentical(out, alone.view().Rows(0, m)))
+              << IsaName(isa) << ", " << num_threads << " threads, m " << m;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(GemmTest, StridedRows) {
+  Random random;
+  const Shape shape{7, 45, 50};
+  const TestTensor wide_x = NormalTensor(random, {shape.m, shape.k + 9});
+  const TestWeight weight(NormalTensor(random, {shape.n, shape.k}), GetParam());
+  const TensorView x = wide_x.view().Columns(4, 4 + shape.k);
+  TestTensor expected({shape.m, shape.n});
+  reference::Gemm({.x = x, .weight = weight.packed, .bias = {}, .accumulate = false, .out = expected});
+  ForEachCpuBody([&](const ExecContext& ctx) {
+    TestTensor wide_out({shape.m, shape.n + 6});
+    FillConstant(wide_out, 42);
+    const TensorView out = wide_out.view().Columns(3, 3 + shape.n);
+    Gemm(ctx, {.x = x, .weight = weight.packed, .bias = {}, .accumulate = false, .out = out});
+    EXPECT_TRUE(test::AllClose(out, expected, 1e-5, 1e-5 * std::sqrt(shape.k)));
+    for (int64_t row = 0; row < shape.m; ++row) {
+      for (int64_t column : {int64_t{0}, int64_t{2}, shape.n + 3, shape.n + 5}) {
+        EXPECT_EQ(wide_out.As<float>()[row * (shape.n + 6) + column], 42) << "written beside the output";
+      }
+    }
+  });
+}
+
+TEST_P(GemmTest, NoRows) {
+  Random random;
+  const TestWeight weight(NormalTensor(random, {33, 20}), GetParam());
+  const TestTensor x({0, 20}), out({0, 33});
+  ForEachCpuBody([&](const ExecContext& ctx) {
+    Gemm(ctx, {.x = x, .weight = weight.packed, .bias = {}, .accumulate = false, .out = out});
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(WeightTypes, GemmTest, ::testing::Values(DType::kF32, DType::kBF16),
+                         [](const auto& type) { return std::string(DTypeName(type.param)); });
+
+TEST(PackWeightTest, HoldsEveryElementRounded) {
+  Random random;
+  for (DType from : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (DType to : {DType::kF32, DType::kBF16}) {
+      for (const auto& [n, k] : {std::pair<int64_t, int64_t>{1, 1}, {32, 64}, {70, 131}, {65, 66}, {31, 200}}) {
+        const TestTensor source = NormalTensor(random, {n, k}, 1, from);
+        TestTensor memory({static_cast<int64_t>(PackedBytes(n, k, to))}, DType::kU8);
+        FillConstant(memory, 0xff);  // the padding must become zero by itself
+        const auto packed = PackWeight(source, to, memory.As<void>());
+        ASSERT_TRUE(packed.ok()) << packed.status();
+        EXPECT_EQ(packed->n, n);
+        EXPECT_EQ(packed->k, k);
+        for (int64_t i = 0; i < n * k; ++i) {
+          const auto value = static_cast<float>(GetElement(source, i));
+          EXPECT_EQ(PackedElement(*packed, i / k, i % k), to == DType::kF32 ? value : ToFloat(ToBFloat16(value)));
+        }
+        for (int64_t output = n; output < (n + 31) / 32 * 32; ++output) {
+          for (int64_t input = 0; input < k; ++input) EXPECT_EQ(PackedElement(*packed, output, input), 0);
+        }
+      }
+    }
+  }
+}
+
+TEST(PackWeightTest, RowsOfSeveralMatrices) {
+  Random random;
+  constexpr int64_t kInputs = 37, kFirst = 45, kSecond = 30;
+  const int64_t n = kFirst + kSecond;
+  const TestTensor whole = NormalTensor(random, {n, kInputs});
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    const TestWeight expected(whole, dtype);
+    TestTensor memory({static_cast<int64_t>(PackedBytes(n, kInputs, dtype))}, DType::kU8);
+    ASSERT_EQ(PackWeightRows(whole.view().Rows(kFirst, n), kFirst, n, dtype, memory.As<void>()), absl::OkStatus());
+    ASSERT_EQ(PackWeightRows(whole.view().Rows(0, kFirst), 0, n, dtype, memory.As<void>()), absl::OkStatus());
+    EXPECT_TRUE(test::BitIdentical(memory, expected.memory));
+  }
+}
+
+TEST(PackWeightTest, RefusesWhatItCannotPack) {
+  TestTensor memory({4096}, DType::kU8);
+  const TestTensor source({4, 8}), flat({8}), integers({4, 8}, DType::kI32);
+  EXPECT_EQ(PackWeight(source, DType::kI8, memory.As<void>()).status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_EQ(PackWeight(flat, DType::kF32, memory.As<void>()).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Message(PackWeight(integers, DType::kF32, memory.As<void>()).status()), HasSubstr("int32[4, 8]"));
+  EXPECT_THAT(Message(PackWeightRows(source, 5, 8, DType::kF32, memory.As<void>())), HasSubstr("rows [5, 9)"));
+  EXPECT_EQ(PackWeightRows(source, -1, 8, DType::kF32, memory.As<void>()).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(GemmCheckTest, NamesWhatIsWrong) {
+  Random random;
+  const TestWeight weight(NormalTensor(random, {40, 16}), DType::kF32);
+  const TestTensor x({3, 16}), out({3, 40}), bias({40});
+  const GemmArgs good{.x = x, .weight = weight.packed, .bias = bias, .accumulate = false, .out = out};
+  EXPECT_EQ(Check(good), absl::OkStatus());
+  const auto expect_error = [&](const auto& spoil, std::string_view text) {
+    GemmArgs bad = good;
+    spoil(bad);
+    const absl::Status status = Check(bad);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(Message(status), HasSubstr(text));
+  };
+  const TestTensor half({3, 16}, DType::kF16), narrow({3, 15}), flat({16}), small_bias({39});
+  expect_error([&](GemmArgs& args) { args.x = half; }, "x is fp16[3, 16]");
+  expect_error([&](GemmArgs& args) { args.x = narrow; }, "weight is [40, 16]; it must be [40, 15]");
+  expect_error([&](GemmArgs& args) { args.x = flat; }, "x is fp32[16]");
+  expect_error([&](GemmArgs& args) { args.out = x; }, "out is fp32[3, 16]");
+  expect_error([&](GemmArgs& args) { args.bias = small_bias; }, "bias is fp32[39]");
+  expect_error([&](GemmArgs& args) { args.weight.dtype = DType::kI8; }, "weight is packed as int8");
+  expect_error([&](GemmArgs& args) { args.weight.data = nullptr; }, "weight lies at 0x0");
+}
+
+}  // namespace
+}  // namespace moed::kernels
