@@ -41,13 +41,16 @@ class SafetensorsWriter {
 
  private:
   struct Slot;
+  using Slots = std::map<std::string, Slot, std::less<>>;
 
   SafetensorsWriter(std::string path, int fd);
+  static absl::StatusOr<std::string> HeaderBytes(const std::string& path, const Slots& slots,
+                                                 const std::map<std::string, std::string>& metadata);
   std::string partial_path() const { return path_ + ".partial"; }
 
   std::string path_;
   int fd_;
-  std::map<std::string, Slot, std::less<>> slots_;
+  Slots slots_;
 };
 
 // Writes tensors that are all in memory to one file.

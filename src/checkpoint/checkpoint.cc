@@ -1,0 +1,52 @@
+#include "checkpoint/checkpoint.h"
+
+#include <filesystem>
+#include <utility>
+
+#include "checkpoint/dummy_checkpoint.h"
+#include "checkpoint/message_text.h"
+#include "checkpoint/safetensors_checkpoint.h"
+
+namespace moed {
+namespace {
+
+// The folder itself, or why it cannot be one.
+absl::Status CheckFolder(const std::string& dir) {
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(dir, error);
+  if (status.type() == std::filesystem::file_type::not_found) return NotFound("{}: there is no such folder", dir);
+  if (error) return InvalidArgument("{}: cannot be opened: {}", dir, error.message());
+  if (std::filesystem::is_directory(status)) return absl::OkStatus();
+  if (dir.ends_with(".gguf")) return Unimplemented("{}: GGUF files are not supported yet", dir);
+  return InvalidArgument("{}: is not a folder; a model is a folder with config.json and *.safetensors", dir);
+}
+
+}  // namespace
+
+absl::StatusOr<LoadFormat> ParseLoadFormat(std::string_view name) {
+  if (name == "auto") return LoadFormat::kAuto;
+  if (name == "safetensors") return LoadFormat::kSafetensors;
+  if (name == "dummy") return LoadFormat::kDummy;
+  return InvalidArgument("load_format is {}; it must be auto, safetensors or dummy", Quoted(name));
+}
+
+Checkpoint::Checkpoint(std::string dir, JsonFile config, JsonFile generation_config)
+    : dir_(std::move(dir)), config_(std::move(config)), generation_config_(std::move(generation_config)) {}
+
+absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& dir, const LoadOptions& options) {
+  MOED_RETURN_IF_ERROR(CheckFolder(dir));
+  absl::StatusOr<JsonFile> config = JsonFile::Read(dir + "/config.json");
+  if (absl::IsNotFound(config.status())) {
+    return NotFound("{}: there is no config.json; a model is a folder with config.json and *.safetensors", dir);
+  }
+  MOED_RETURN_IF_ERROR(config.status());
+  absl::StatusOr<JsonFile> generation_config = JsonFile::Read(dir + "/generation_config.json");
+  if (absl::IsNotFound(generation_config.status())) generation_config = JsonFile("generation_config.json");
+  MOED_RETURN_IF_ERROR(generation_config.status());
+  if (options.load_format == LoadFormat::kDummy) {
+    return DummyCheckpoint::Open(dir, *std::move(config), *std::move(generation_config), options.dummy_seed);
+  }
+  return SafetensorsCheckpoint::Open(dir, *std::move(config), *std::move(generation_config));
+}
+
+}  // namespace moed

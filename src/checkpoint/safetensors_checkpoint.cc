@@ -1,0 +1,171 @@
+#include "checkpoint/safetensors_checkpoint.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <utility>
+
+#include "base/logging.h"
+#include "checkpoint/message_text.h"
+
+namespace moed {
+namespace {
+
+constexpr std::string_view kSingleFile = "model.safetensors";
+constexpr std::string_view kIndexFile = "model.safetensors.index.json";
+// A hundred thousand tensors with long names need about 16 MB.
+constexpr size_t kMaxIndexBytes = size_t{64} << 20;
+
+std::string FileName(const SafetensorsFile& file) { return file.path().substr(file.path().rfind('/') + 1); }
+
+bool Exists(const std::string& path) {
+  std::error_code ignored;
+  return std::filesystem::exists(path, ignored);
+}
+
+// Tensor name to shard, from the index.
+absl::StatusOr<std::unordered_map<std::string, std::string>> ReadWeightMap(const std::string& index_path) {
+  MOED_ASSIGN_OR_RETURN(const JsonFile index, JsonFile::Read(index_path, kMaxIndexBytes));
+  const auto map = index.json().find("weight_map");
+  if (map == index.json().end() || !map->is_object()) {
+    return InvalidArgument("{}: weight_map is missing or not an object of tensor names and shards", index_path);
+  }
+  std::unordered_map<std::string, std::string> weight_map;
+  weight_map.reserve(map->size());
+  for (const auto& [name, shard] : map->items()) {
+    if (!shard.is_string()) {
+      return InvalidArgument("{}: weight_map {} is of type {}; it must be the name of a shard", index_path,
+                             Quoted(name), shard.type_name());
+    }
+    const std::string& file = shard.get_ref<const std::string&>();
+    // An index must not reach outside of its folder.
+    if (file.empty() || file == "." || file == ".." || file.find('/') != std::string::npos ||
+        file.find('\0') != std::string::npos) {
+      return InvalidArgument("{}: weight_map {} is {}; it must be the name of a file beside the index", index_path,
+                             Quoted(name), Quoted(file));
+    }
+    weight_map.emplace(name, file);
+  }
+  if (weight_map.empty()) return InvalidArgument("{}: weight_map is empty", index_path);
+  return weight_map;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Checkpoint>> SafetensorsCheckpoint::Open(const std::string& dir, JsonFile config,
+                                                                        JsonFile generation_config) {
+  std::unique_ptr<SafetensorsCheckpoint> checkpoint(
+      new SafetensorsCheckpoint(dir, std::move(config), std::move(generation_config)));
+  const std::string single = fmt::format("{}/{}", dir, kSingleFile);
+  const std::string index = fmt::format("{}/{}", dir, kIndexFile);
+  if (Exists(single)) {
+    MOED_RETURN_IF_ERROR(checkpoint->AddSingleFile(single));
+  } else if (Exists(index)) {
+    MOED_RETURN_IF_ERROR(checkpoint->AddShards(index));
+  } else {
+    return NotFound("{}: there is neither {} nor {}; --load-format dummy runs without weights", dir, kSingleFile,
+                    kIndexFile);
+  }
+  return checkpoint;
+}
+
+absl::Status SafetensorsCheckpoint::AddSingleFile(const std::string& path) {
+  MOED_ASSIGN_OR_RETURN(auto file, SafetensorsFile::Open(path));
+  for (const SafetensorsEntry& entry : file->entries()) AddTensor(file.get(), &entry);
+  files_.push_back(std::move(file));
+  return absl::OkStatus();
+}
+
+absl::Status SafetensorsCheckpoint::AddShards(const std::string& index_path) {
+  MOED_ASSIGN_OR_RETURN(const auto weight_map, ReadWeightMap(index_path));
+  std::set<std::string> shards;
+  for (const auto& [name, shard] : weight_map) shards.insert(shard);
+  for (const std::string& shard : shards) {
+    if (!Exists(fmt::format("{}/{}", dir(), shard))) {
+      return NotFound("{}: names the shard {}, which is not there", index_path, Quoted(shard));
+    }
+  }
+  for (const std::string& shard : shards) MOED_RETURN_IF_ERROR(AddShard(shard, weight_map));
+  for (const auto& [name, shard] : weight_map) {
+    if (!Has(name)) {
+      return InvalidArgument("{}: puts tensor {} into {}, which does not hold it", index_path, Quoted(name),
+                             Quoted(shard));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SafetensorsCheckpoint::AddShard(const std::string& shard,
+                                             const std::unordered_map<std::string, std::string>& weight_map) {
+  MOED_ASSIGN_OR_RETURN(auto file, SafetensorsFile::Open(fmt::format("{}/{}", dir(), shard)));
+  for (const SafetensorsEntry& entry : file->entries()) {
+    const auto listed = weight_map.find(entry.name);
+    if (listed == weight_map.end()) {
+      MOED_LOG_WARNING("{}: tensor {} is not in {} and is left out", file->path(), Quoted(entry.name), kIndexFile);
+      continue;
+    }
+    if (listed->second != shard) {
+      return InvalidArgument("{}: holds tensor {}, which {} puts into {}", file->path(), Quoted(entry.name), kIndexFile,
+                             Quoted(listed->second));
+    }
+    AddTensor(file.get(), &entry);
+  }
+  files_.push_back(std::move(file));
+  return absl::OkStatus();
+}
+
+void SafetensorsCheckpoint::AddTensor(SafetensorsFile* file, const SafetensorsEntry* entry) {
+  tensors_.emplace(entry->name, Location{file, entry});
+  total_bytes_ += entry->num_bytes;
+}
+
+absl::StatusOr<TensorView> SafetensorsCheckpoint::Get(std::string_view name, std::initializer_list<int64_t> shape) {
+  const auto it = tensors_.find(name);
+  if (it == tensors_.end()) {
+    return NotFound("{}: there is no tensor {}; the configuration asks for one of shape [{}]", dir(), Quoted(name),
+                    fmt::join(shape, ", "));
+  }
+  const auto& [file, entry] = it->second;
+  if (!std::equal(shape.begin(), shape.end(), entry->shape.begin(), entry->shape.end())) {
+    return InvalidArgument("{}: tensor {} has the shape [{}]; the configuration asks for [{}]", file->path(),
+                           Quoted(name), fmt::join(entry->shape, ", "), fmt::join(shape, ", "));
+  }
+  const bool is_float = entry->dtype == DType::kF32 || entry->dtype == DType::kF16 || entry->dtype == DType::kBF16;
+  if (!is_float) {
+    return Unimplemented("{}: tensor {} is of type {}; weights must be F32, F16 or BF16", file->path(), Quoted(name),
+                         entry->dtype_name);
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    used_.insert(it->first);
+  }
+  return file->Get(name);
+}
+
+void SafetensorsCheckpoint::Release(std::string_view name) {
+  const auto it = tensors_.find(name);
+  if (it != tensors_.end()) it->second.file->Release(name);
+}
+
+std::vector<TensorInfo> SafetensorsCheckpoint::List() const {
+  std::vector<TensorInfo> list;
+  list.reserve(tensors_.size());
+  for (const auto& [name, location] : tensors_) {
+    const auto& [file, entry] = location;
+    list.push_back({entry->name, entry->dtype_name, entry->shape, entry->num_bytes, FileName(*file)});
+  }
+  return list;
+}
+
+std::vector<std::string> SafetensorsCheckpoint::UnusedTensors() const {
+  std::vector<std::string> unused;
+  const std::lock_guard lock(mutex_);
+  for (const auto& [name, location] : tensors_) {
+    if (!used_.contains(name)) unused.emplace_back(name);
+  }
+  std::sort(unused.begin(), unused.end());
+  return unused;
+}
+
+}  // namespace moed
