@@ -13,7 +13,7 @@ struct RmsNormArgs {
   TensorView x;
   TensorView weight;  // f32 [hidden] (or [head_dim])
   // Optional, f32, the shape of x: residual += x, and the sum is what is normalised.
-  TensorView residual;
+  TensorView residual = {};
   float eps = 1e-6f;
   TensorView out;  // f32, the shape of x; may be x itself
 };

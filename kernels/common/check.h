@@ -1,0 +1,59 @@
+// The sentences of which every op's Check() is made. Not for the files compiled for several instruction sets.
+#ifndef KERNELS_COMMON_CHECK_H_
+#define KERNELS_COMMON_CHECK_H_
+
+#include <algorithm>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+#include "tensor/tensor_view.h"
+
+namespace moed::kernels {
+
+// A dimension that may have any size.
+inline constexpr int64_t kAnySize = -1;
+
+// OK when `tensor` has one of `dtypes`, the shape `dims` and its last dimension's elements next to each other;
+// otherwise INVALID_ARGUMENT that tells what it is and what it must be.
+inline absl::Status CheckTensor(std::string_view name, const TensorView& tensor, std::initializer_list<DType> dtypes,
+                                std::initializer_list<int64_t> dims) {
+  const bool right_dtype = std::find(dtypes.begin(), dtypes.end(), tensor.dtype) != dtypes.end();
+  bool right_shape = static_cast<int>(dims.size()) == tensor.rank;
+  for (int i = 0; right_shape && i < tensor.rank; ++i) {
+    const int64_t wanted = dims.begin()[i];
+    right_shape = wanted == kAnySize ? tensor.dim(i) >= 0 : tensor.dim(i) == wanted;
+  }
+  if (!right_dtype || !right_shape) {
+    std::string expected;
+    for (DType dtype : dtypes) {
+      if (!expected.empty()) expected += " or ";
+      expected += DTypeName(dtype);
+    }
+    expected += '[';
+    for (const int64_t* dim = dims.begin(); dim != dims.end(); ++dim) {
+      if (dim != dims.begin()) expected += ", ";
+      expected += *dim == kAnySize ? "any" : std::to_string(*dim);
+    }
+    return InvalidArgument("{} is {}; it must be {}]", name, tensor.ToString(), expected);
+  }
+  if (tensor.empty() && tensor.num_elements() > 0) {
+    return InvalidArgument("{} is {} without memory; it must point to its elements", name, tensor.ToString());
+  }
+  if (!tensor.HasUnitLastStride()) {
+    return InvalidArgument("{} has a last stride of {}; elements of a row must lie next to each other", name,
+                           tensor.stride(tensor.rank - 1));
+  }
+  return absl::OkStatus();
+}
+
+// For tensors that are indexed as one block of memory.
+inline absl::Status CheckContiguous(std::string_view name, const TensorView& tensor) {
+  if (tensor.IsContiguous()) return absl::OkStatus();
+  return InvalidArgument("{} {} has gaps between its rows; it must be contiguous", name, tensor.ToString());
+}
+
+}  // namespace moed::kernels
+
+#endif  // KERNELS_COMMON_CHECK_H_

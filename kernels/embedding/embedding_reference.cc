@@ -1,0 +1,15 @@
+#include "kernels/common/reference.h"
+#include "kernels/embedding/embedding.h"
+
+namespace moed::kernels::reference {
+
+void Embedding(const EmbeddingArgs& args) {
+  for (int64_t token = 0; token < args.ids.dim(0); ++token) {
+    const int32_t id = args.ids.As<int32_t>()[token];
+    for (int64_t i = 0; i < args.table.dim(1); ++i) {
+      At<float>(args.out, token, i) = ReadFloat(args.table, id, i) * args.scale;
+    }
+  }
+}
+
+}  // namespace moed::kernels::reference
