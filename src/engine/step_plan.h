@@ -26,6 +26,8 @@ struct SlotInit {
   uint64_t seed = 0;
   std::vector<int32_t> prompt_ids;  // for the repetition penalty; empty where there is none
   std::vector<int32_t> output_ids;  // generated before
+
+  bool operator==(const SlotInit&) const = default;
 };
 
 // A row of hidden states that goes through the LM head.
@@ -34,12 +36,18 @@ struct LogitsRow {
   int32_t sequence = 0;        // index into StepPlan::slots
   bool sample = true;          // draw a token with the slot's parameters
   bool return_logits = false;  // give back the row itself, f32 [vocab]
+
+  bool operator==(const LogitsRow&) const = default;
 };
 
 // The blocks of the sequences in one cache group: sequence s has ids[starts[s] .. starts[s + 1]), in order of position.
+// In a group with a window, -1 stands for a block that lies wholly before it: it was given
+// back, and nobody reads it.
 struct BlockTables {
   std::vector<int32_t> starts;  // [num_sequences + 1]
   std::vector<int32_t> ids;
+
+  bool operator==(const BlockTables&) const = default;
 };
 
 // Before the step: block `source` of the group is copied over block `destination`.
@@ -47,6 +55,8 @@ struct BlockCopy {
   int32_t group = 0;
   int32_t source = 0;
   int32_t destination = 0;
+
+  bool operator==(const BlockCopy&) const = default;
 };
 
 // A ragged batch: sequence s owns tokens [query_starts[s], query_starts[s + 1]), at consecutive positions.
@@ -64,6 +74,8 @@ struct StepPlan {
   int32_t num_tokens() const { return static_cast<int32_t>(token_ids.size()); }
   int32_t num_sequences() const { return static_cast<int32_t>(slots.size()); }
   bool empty() const { return token_ids.empty(); }
+
+  bool operator==(const StepPlan&) const = default;
 };
 
 // What one LogitsRow gave.

@@ -61,6 +61,7 @@ struct SamplingParams {
   static constexpr int kMaxLogprobs = 32;
 
   bool greedy() const { return temperature == 0.0f; }
+  bool operator==(const SamplingParams&) const = default;
 };
 
 // INVALID_ARGUMENT that names the field, its value and what would be right; token ids are checked against

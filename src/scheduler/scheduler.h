@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/status.h"
@@ -28,6 +29,9 @@ struct SchedulerOptions {
   // Keep the blocks of ended sequences for prompts that begin alike, until the space is needed.
   // (--enable-prefix-caching)
   bool enable_prefix_caching = true;
+  // A request that names no seed gets one made from this and its id; none: drawn from the system when the scheduler is
+  // made, so that two runs of the server differ. (--seed)
+  std::optional<uint64_t> seed;
 };
 
 // News about one sequence, in order.
@@ -37,13 +41,14 @@ struct SequenceUpdate {
   std::vector<TokenLogprobs> logprobs;  // one a token where asked for
   FinishReason finish = FinishReason::kNone;
   absl::Status error;   // with kError
-  SequenceStats stats;  // with a finish reason
+  SequenceStats stats;  // with a finish reason, which every sequence that was added gets once
 };
 
 struct SchedulerStats {
   int32_t waiting = 0;
   int32_t running = 0;
-  int32_t free_blocks = 0;    // of the smallest group, cached ones included: what a new sequence could get
+  // Of the cache group with the smallest share of free blocks; free_blocks == total_blocks where nothing is in use.
+  int32_t free_blocks = 0;    // cached ones included: what a new sequence could get
   int32_t cached_blocks = 0;  // free, but holding a prefix
   int32_t total_blocks = 0;
   int64_t preemptions = 0;
@@ -61,6 +66,11 @@ struct SchedulerStats {
 // before; a token not known yet stands in the plan as kPendingToken, a sequence that turns out to have ended has its
 // extra token discarded, and its blocks are free once no step in flight uses them.
 //
+// A block becomes available to other sequences when the step that filled it has been applied, not when it is planned: a
+// step that fails then spoils nobody else's prefix. Two sequences with the same prompt that start in one step both
+// compute it; one that starts later, or is still at its prompt later, takes over what the other has computed meanwhile.
+// Waiting for each other would save a step's work at most, and cost a step's time always.
+//
 // Not thread-safe: the serving loop's thread owns it.
 class Scheduler {
  public:
@@ -70,16 +80,20 @@ class Scheduler {
   ~Scheduler();
 
   // Queues a request. INVALID_ARGUMENT: empty prompt, ids out of range, prompt longer than the context or than all
-  // blocks together can hold. RESOURCE_EXHAUSTED: the queue is full. max_tokens is cut to what the context leaves.
+  // blocks together can hold. RESOURCE_EXHAUSTED: the queue is full. max_tokens is cut to what the context, or the
+  // blocks if they are fewer, leave.
   absl::Status Add(Request request);
 
   // Ends a sequence, wherever it is; no effect on one that is not there. `error` goes with kError.
+  // SequenceStats::finished is the time of the last Schedule() or Apply().
   void Finish(SequenceId id, FinishReason reason, absl::Status error = absl::OkStatus());
 
-  // A paused sequence keeps its blocks but is given no steps (its reader is slow).
+  // A paused sequence keeps its slot and blocks but is given no steps (its reader is slow). It is the first to lose
+  // them when somebody else needs them; it is computed again once it goes on.
   void SetPaused(SequenceId id, bool paused);
 
-  // The next step; empty when there is nothing to compute. Ends what is past its deadline.
+  // The next step; empty, and then without effect, when there is nothing to compute, which with no step in flight means
+  // that HasWork() is false. Ends what is past its deadline. At most max_steps_in_flight - 1 plans may be out.
   StepPlan Schedule(absl::Time now);
 
   // Takes in the result of the oldest plan that is out.
