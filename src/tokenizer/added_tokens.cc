@@ -1,0 +1,133 @@
+#include "tokenizer/added_tokens.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "tokenizer/unicode.h"
+#include "tokenizer/utf8.h"
+
+namespace moed {
+namespace {
+
+bool EndsInWordCharacter(std::string_view text) {
+  if (text.empty()) return false;
+  size_t last = PreviousUtf8(text, text.size());
+  return IsWordCharacter(DecodeUtf8(text, last));
+}
+
+bool BeginsWithWordCharacter(std::string_view text) {
+  size_t position = 0;
+  return !text.empty() && IsWordCharacter(DecodeUtf8(text, position));
+}
+
+// Where the white space that ends `text` begins.
+size_t TrailingSpace(std::string_view text) {
+  size_t end = text.size();
+  while (end > 0) {
+    const size_t last = PreviousUtf8(text, end);
+    size_t position = last;
+    if (!IsWhiteSpace(DecodeUtf8(text, position))) break;
+    end = last;
+  }
+  return end;
+}
+
+// How many bytes of white space `text` begins with.
+size_t LeadingSpace(std::string_view text) {
+  size_t end = 0;
+  while (end < text.size()) {
+    size_t position = end;
+    if (!IsWhiteSpace(DecodeUtf8(text, position))) break;
+    end = position;
+  }
+  return end;
+}
+
+}  // namespace
+
+void StringMatcher::Add(std::string_view text, int32_t value) {
+  if (text.empty()) return;
+  uint32_t node = 0;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    uint32_t child = Child(node, byte);
+    if (child == 0) {
+      child = static_cast<uint32_t>(nodes_.size());
+      nodes_.emplace_back();
+      if (node == 0) {
+        roots_[byte] = child;
+      } else {
+        children_[static_cast<uint64_t>(node) << 8 | byte] = child;
+      }
+    }
+    node = child;
+  }
+  nodes_[node].value = value;
+}
+
+uint32_t StringMatcher::Child(uint32_t node, unsigned char byte) const {
+  if (node == 0) return roots_[byte];
+  const auto found = children_.find(static_cast<uint64_t>(node) << 8 | byte);
+  return found == children_.end() ? 0 : found->second;
+}
+
+std::optional<StringMatcher::Match> StringMatcher::Find(std::string_view text, size_t start) const {
+  if (empty()) return std::nullopt;
+  for (size_t begin = start; begin < text.size(); ++begin) {
+    uint32_t node = roots_[static_cast<unsigned char>(text[begin])];
+    if (node == 0) continue;
+    Match match{begin, begin, -1};
+    for (size_t end = begin + 1;; ++end) {
+      if (nodes_[node].value >= 0) match = {begin, end, nodes_[node].value};
+      if (end == text.size()) break;
+      node = Child(node, static_cast<unsigned char>(text[end]));
+      if (node == 0) break;
+    }
+    if (match.value >= 0) return match;
+  }
+  return std::nullopt;
+}
+
+AddedTokens::AddedTokens(std::vector<AddedToken> tokens,
+                         absl::FunctionRef<std::string(std::string_view)> normalized_form)
+    : tokens_(std::move(tokens)) {
+  for (size_t i = 0; i < tokens_.size(); ++i) {
+    const AddedToken& token = tokens_[i];
+    const auto index = static_cast<int32_t>(i);
+    if (token.normalized) {
+      normalized_.Add(normalized_form(token.content), index);
+    } else {
+      raw_.Add(token.content, index);
+    }
+  }
+}
+
+void AddedTokens::CutRaw(std::string_view text, bool parse_special, OnText on_text, OnToken on_token) const {
+  Cut(raw_, text, parse_special, on_text, on_token);
+}
+
+void AddedTokens::CutNormalized(std::string_view text, bool parse_special, OnText on_text, OnToken on_token) const {
+  Cut(normalized_, text, parse_special, on_text, on_token);
+}
+
+void AddedTokens::Cut(const StringMatcher& matcher, std::string_view text, bool parse_special, OnText on_text,
+                      OnToken on_token) const {
+  size_t done = 0;  // everything before has been given out
+  for (auto match = matcher.Find(text, 0); match.has_value(); match = matcher.Find(text, match->end)) {
+    const AddedToken& token = tokens_[match->value];
+    if (token.special && !parse_special) continue;
+    if (token.single_word &&
+        (EndsInWordCharacter(text.substr(0, match->begin)) || BeginsWithWordCharacter(text.substr(match->end)))) {
+      continue;
+    }
+    size_t begin = match->begin, end = match->end;
+    if (token.lstrip) begin = std::max(TrailingSpace(text.substr(0, begin)), done);
+    if (token.rstrip) end += LeadingSpace(text.substr(end));
+    if (done < begin) on_text(text.substr(done, begin - done));
+    on_token(token.id);
+    done = end;
+  }
+  if (done < text.size()) on_text(text.substr(done));
+}
+
+}  // namespace moed
