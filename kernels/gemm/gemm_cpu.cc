@@ -53,7 +53,7 @@ void Gemm(const ExecContext& ctx, const GemmArgs& args) {
   ctx.threads->ParallelFor(split.num_items(), 1, [&](int64_t begin, int64_t end, int /*worker*/) {
     alignas(64) float products[kMaxTileOutputs];
     for (int64_t item = begin; item < end; ++item) {
-      const WorkSplit::Item work = split.item(item);
+      const WorkSplit::Item work = split.item(item, num_tiles);
       for (int64_t tile = work.tile_begin; tile < work.tile_end; ++tile) {
         const int64_t first_row = TileBegin(m, num_tiles, tile);
         const int rows = static_cast<int>(TileBegin(m, num_tiles, tile + 1) - first_row);

@@ -10,7 +10,7 @@ namespace moed::kernels::MOED_ISA {
 
 // An item is a group of panels times a block of row tiles. Items are handed out one by one, so there are a few for each
 // thread: whoever is done early takes more, and all end together. The items of one group of panels follow each other,
-// so that its weights come from memory once.
+// so that its weights come from memory once. How it is cut never changes a result.
 class WorkSplit {
  public:
   struct Item {
@@ -18,35 +18,50 @@ class WorkSplit {
     int64_t tile_begin, tile_end;
   };
 
-  MOED_ALWAYS_INLINE WorkSplit(int64_t num_panels, int64_t panel_bytes, int64_t num_tiles, int num_threads)
-      : num_panels_(num_panels), num_tiles_(num_tiles) {
-    const int64_t wanted_items = num_threads == 1 ? 1 : num_threads * kItemsPerThread;
+  // For `num_products` products with that many panels each, whose rows make up to max_tiles tiles each.
+  MOED_ALWAYS_INLINE WorkSplit(int64_t num_panels, int64_t panel_bytes, int64_t max_tiles, int num_threads,
+                               int64_t num_products = 1)
+      : num_panels_(num_panels) {
+    const int64_t wanted_items = num_threads == 1 ? 1 : CeilDiv(num_threads * kItemsPerThread, num_products);
     // With many tiles a group stays in the second-level cache while the rows pass, each tile used for all its panels.
-    const int64_t fitting = num_tiles > 1 ? kCachedPanelBytes / panel_bytes : kMaxGroup;
-    group_ = Clamp(num_panels / wanted_items, 1, Clamp(fitting, 1, kMaxGroup));
-    num_groups_ = (num_panels + group_ - 1) / group_;
-    num_blocks_ = Clamp((wanted_items + num_groups_ - 1) / num_groups_, 1, num_tiles);
+    const int64_t fitting = max_tiles > 1 ? kCachedPanelBytes / panel_bytes : kMaxGroup;
+    group_size_ = Clamp(num_panels / wanted_items, 1, Clamp(fitting, 1, kMaxGroup));
+    num_groups_ = CeilDiv(num_panels, group_size_);
+    num_blocks_ = Clamp(CeilDiv(wanted_items, num_groups_), 1, max_tiles);
   }
 
+  // Items of one product.
   MOED_ALWAYS_INLINE int64_t num_items() const { return num_groups_ * num_blocks_; }
-  MOED_ALWAYS_INLINE Item item(int64_t i) const {
-    const int64_t group = i / num_blocks_, block = i % num_blocks_;
-    const int64_t panel_end = (group + 1) * group_;
-    return {group * group_, panel_end < num_panels_ ? panel_end : num_panels_, num_tiles_ * block / num_blocks_,
-            num_tiles_ * (block + 1) / num_blocks_};
+  // Item i of a product with num_tiles tiles; where these are few, it may have none.
+  MOED_ALWAYS_INLINE Item item(int64_t i, int64_t num_tiles) const {
+    const int64_t block = i % num_blocks_;
+    Item item = group(i / num_blocks_, num_tiles);
+    item.tile_begin = num_tiles * block / num_blocks_;
+    item.tile_end = num_tiles * (block + 1) / num_blocks_;
+    return item;
   }
+
+  // The same, cut into groups of panels only.
+  MOED_ALWAYS_INLINE int64_t num_groups() const { return num_groups_; }
+  MOED_ALWAYS_INLINE Item group(int64_t i, int64_t num_tiles) const {
+    const int64_t panel_end = (i + 1) * group_size_;
+    return {i * group_size_, panel_end < num_panels_ ? panel_end : num_panels_, 0, num_tiles};
+  }
+  // Panels of a group at most.
+  MOED_ALWAYS_INLINE int64_t group_size() const { return group_size_; }
 
  private:
   static constexpr int64_t kItemsPerThread = 4;
   static constexpr int64_t kMaxGroup = 4;
   static constexpr int64_t kCachedPanelBytes = 512 << 10;
 
+  MOED_ALWAYS_INLINE static int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
   MOED_ALWAYS_INLINE static int64_t Clamp(int64_t value, int64_t low, int64_t high) {
     return value < low ? low : value > high ? high : value;
   }
 
-  int64_t num_panels_, num_tiles_;
-  int64_t group_, num_groups_, num_blocks_;
+  int64_t num_panels_;
+  int64_t group_size_, num_groups_, num_blocks_;
 };
 
 }  // namespace moed::kernels::MOED_ISA

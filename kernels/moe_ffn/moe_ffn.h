@@ -12,9 +12,9 @@ namespace moed::kernels {
 enum class Activation : uint8_t { kSilu, kGeluTanh };
 
 struct MoeFfnArgs {
-  TensorView x;  // f32 [num_tokens, hidden]
+  TensorView x;  // f32 [num_tokens, hidden], rows may be strided
   int num_experts = 1;
-  // Arrays of num_experts each, borrowed.
+  // Arrays of num_experts each, borrowed; all experts have the same shapes.
   const PackedWeight* gate = nullptr;  // [intermediate, hidden]
   const PackedWeight* up = nullptr;    // [intermediate, hidden]
   const PackedWeight* down = nullptr;  // [hidden, intermediate]
@@ -26,7 +26,7 @@ struct MoeFfnArgs {
   TensorView expert_offsets;  // i32 [num_experts + 1]
   bool accumulate = false;    // out += instead of out =
   // The choices of a token are added in their order in `weights`, never as they come: no dependence on the company.
-  TensorView out;  // f32 [num_tokens, hidden]
+  TensorView out;  // f32 [num_tokens, hidden], rows may be strided, not x itself
 };
 
 absl::Status Check(const MoeFfnArgs& args);

@@ -1,0 +1,212 @@
+// Two loops over weights, each cut into items for the threads:
+//   hidden = act(x * gate) * (x * up)    items (expert, some panels)
+//   out = sum of weight * hidden * down  items (some panels of the output) through all experts, so that an item holds
+//                                        all choices of a token and adds them in their order, without a scatter
+// Both read each weight of a chosen expert once, whatever the number of its tokens.
+#include "kernels/gemm/micro_kernel.h"
+#include "kernels/gemm/row_tiles.h"
+#include "kernels/gemm/work_split.h"
+#include "kernels/moe_ffn/moe_ffn.h"
+
+namespace moed::kernels::MOED_ISA {
+namespace {
+
+// Some of an expert's pairs: sorted_pairs[first .. first + rows).
+struct Tile {
+  const float* x;  // [hidden][rows]
+  float* hidden;   // [intermediate][rows]
+  int64_t first;
+  int rows;
+};
+
+// An expert that has tokens, and its tiles: [tile_begin, tile_end).
+struct ActiveExpert {
+  int64_t expert;
+  int64_t tile_begin, tile_end;
+};
+
+struct Plan {
+  ActiveExpert* experts;
+  int64_t num_experts;
+  Tile* tiles;
+  int64_t num_tiles;
+  int64_t max_tiles;  // of one expert
+};
+
+template <typename T>
+T* Allocate(const ExecContext& ctx, int64_t count) {
+  return static_cast<T*>(ctx.workspace->Allocate(static_cast<size_t>(count) * sizeof(T)));
+}
+
+Plan MakePlan(const ExecContext& ctx, const MoeFfnArgs& args) {
+  const int64_t hidden = args.x.dim(1), intermediate = args.gate[0].n, num_pairs = args.sorted_pairs.dim(0);
+  const int32_t* const offsets = args.expert_offsets.As<int32_t>();
+  const int32_t* const pairs = args.sorted_pairs.As<int32_t>();
+  float* const packed_x = Allocate<float>(ctx, num_pairs * hidden);
+  float* const packed_hidden = Allocate<float>(ctx, num_pairs * intermediate);
+  Plan plan = {.experts = Allocate<ActiveExpert>(ctx, args.num_experts),
+               .num_experts = 0,
+               .tiles = Allocate<Tile>(ctx, num_pairs),
+               .num_tiles = 0,
+               .max_tiles = 1};
+  for (int64_t expert = 0; expert < args.num_experts; ++expert) {
+    const int64_t begin = offsets[expert], rows = offsets[expert + 1] - begin;
+    if (rows == 0) continue;
+    const int64_t count = NumTiles(rows);
+    plan.experts[plan.num_experts++] = {expert, plan.num_tiles, plan.num_tiles + count};
+    if (count > plan.max_tiles) plan.max_tiles = count;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t first = begin + TileBegin(rows, count, i);
+      const int tile_rows = static_cast<int>(begin + TileBegin(rows, count, i + 1) - first);
+      // A tile of one row is the token's row itself; others are packed by PackTiles().
+      const float* const x = tile_rows == 1 ? args.x.As<float>() + pairs[first] / args.top_k * args.x.stride(0)
+                                            : packed_x + first * hidden;
+      plan.tiles[plan.num_tiles++] = {x, packed_hidden + first * intermediate, first, tile_rows};
+    }
+  }
+  return plan;
+}
+
+// Gathers the tokens' rows of each tile.
+void PackTiles(const ExecContext& ctx, const MoeFfnArgs& args, const Plan& plan) {
+  if (plan.num_tiles == args.sorted_pairs.dim(0)) return;  // one row each
+  const int32_t* const pairs = args.sorted_pairs.As<int32_t>();
+  ctx.threads->ParallelFor(plan.num_tiles, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Tile& tile = plan.tiles[i];
+      if (tile.rows == 1) continue;
+      const float* rows[kMaxTileRows];
+      for (int row = 0; row < tile.rows; ++row) {
+        rows[row] = args.x.As<float>() + pairs[tile.first + row] / args.top_k * args.x.stride(0);
+      }
+      PackTile(rows, tile.rows, args.x.dim(1), const_cast<float*>(tile.x));
+    }
+  });
+}
+
+// hidden[outputs][rows] = act(gate) * up, of one panel's products [rows][kPanel]; `gate` is overwritten.
+template <Activation kActivation>
+MOED_ALWAYS_INLINE void ActivateTile(float* gate, const float* up, int rows, int64_t outputs, float* hidden) {
+  for (int i = 0; i < rows * kPanel; i += kLanes) {
+    const VecF32 x = Load(gate + i);
+    Store(gate + i, (kActivation == Activation::kSilu ? Silu(x) : GeluTanh(x)) * Load(up + i));
+  }
+  const float* tile_rows[kMaxTileRows];
+  for (int row = 0; row < rows; ++row) tile_rows[row] = gate + row * kPanel;
+  PackTile(tile_rows, rows, outputs, hidden);
+}
+
+void GateUpPanels(const MoeFfnArgs& args, const Tile& tile, int64_t expert, int64_t panel_begin, int64_t panel_end) {
+  const Panels gate(args.gate[expert]), up(args.up[expert]);
+  alignas(64) float gate_products[kMaxTileOutputs], up_products[kMaxTileOutputs];
+  int count;
+  for (int64_t panel = panel_begin; panel < panel_end; panel += count) {
+    count = PanelsAtOnce(tile.rows);
+    if (panel + count > panel_end) count = static_cast<int>(panel_end - panel);
+    TileProduct(tile.x, tile.rows, gate, panel, count, gate_products);
+    TileProduct(tile.x, tile.rows, up, panel, count, up_products);
+    for (int i = 0; i < count; ++i) {
+      const int64_t column = (panel + i) * kPanel, left = args.gate[expert].n - column;
+      const int64_t outputs = left < kPanel ? left : kPanel;
+      float* const g = gate_products + i * tile.rows * kPanel;
+      const float* const u = up_products + i * tile.rows * kPanel;
+      float* const hidden = tile.hidden + column * tile.rows;
+      if (args.activation == Activation::kSilu) {
+        ActivateTile<Activation::kSilu>(g, u, tile.rows, outputs, hidden);
+      } else {
+        ActivateTile<Activation::kGeluTanh>(g, u, tile.rows, outputs, hidden);
+      }
+    }
+  }
+}
+
+void GateUp(const ExecContext& ctx, const MoeFfnArgs& args, const Plan& plan) {
+  const Panels panels(args.gate[0]);
+  const WorkSplit split(Panels::Count(args.gate[0]), 2 * panels.panel_bytes, plan.max_tiles, ctx.threads->num_threads(),
+                        plan.num_experts);
+  const int64_t items = split.num_items();
+  ctx.threads->ParallelFor(plan.num_experts * items, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
+    for (int64_t i = begin; i < end; ++i) {
+      const ActiveExpert& expert = plan.experts[i / items];
+      const WorkSplit::Item item = split.item(i % items, expert.tile_end - expert.tile_begin);
+      for (int64_t tile = item.tile_begin; tile < item.tile_end; ++tile) {
+        GateUpPanels(args, plan.tiles[expert.tile_begin + tile], expert.expert, item.panel_begin, item.panel_end);
+      }
+    }
+  });
+}
+
+// The products of all pairs with panels [panel_begin, panel_end) of their experts' down weights:
+// results[pair][width], width = (panel_end - panel_begin) * kPanel.
+void DownPanels(const MoeFfnArgs& args, const Plan& plan, int64_t panel_begin, int64_t panel_end, float* results) {
+  const int32_t* const pairs = args.sorted_pairs.As<int32_t>();
+  const int64_t width = (panel_end - panel_begin) * kPanel;
+  alignas(64) float products[kMaxTileOutputs];
+  for (int64_t e = 0; e < plan.num_experts; ++e) {
+    const ActiveExpert& expert = plan.experts[e];
+    const Panels down(args.down[expert.expert]);
+    for (int64_t t = expert.tile_begin; t < expert.tile_end; ++t) {
+      const Tile& tile = plan.tiles[t];
+      int count;
+      for (int64_t panel = panel_begin; panel < panel_end; panel += count) {
+        count = PanelsAtOnce(tile.rows);
+        if (panel + count > panel_end) count = static_cast<int>(panel_end - panel);
+        TileProduct(tile.hidden, tile.rows, down, panel, count, products);
+        for (int i = 0; i < count; ++i) {
+          for (int row = 0; row < tile.rows; ++row) {
+            float* const to = results + pairs[tile.first + row] * width + (panel + i - panel_begin) * kPanel;
+            std::memcpy(to, products + (i * tile.rows + row) * kPanel, kPanel * sizeof(float));
+          }
+        }
+      }
+    }
+  }
+}
+
+// out[token][column ..] = the weighted sum of the token's choices, in their order, of results [pair][width].
+void Combine(const MoeFfnArgs& args, const float* results, int64_t column, int64_t width) {
+  const int64_t num_tokens = args.x.dim(0), hidden = args.x.dim(1);
+  const int64_t columns = hidden - column < width ? hidden - column : width;
+  for (int64_t token = 0; token < num_tokens; ++token) {
+    const float* const weights = args.weights.As<float>() + token * args.top_k;
+    const float* const choices = results + token * args.top_k * width;
+    float* const out = args.out.As<float>() + token * args.out.stride(0) + column;
+    for (int64_t i = 0; i < columns; i += kLanes) {
+      VecF32 sum = Load(choices + i) * weights[0];
+      for (int choice = 1; choice < args.top_k; ++choice) {
+        sum = MulAdd(Load(choices + choice * width + i), Set(weights[choice]), sum);
+      }
+      const int64_t n = columns - i < kLanes ? columns - i : kLanes;
+      if (args.accumulate) sum += LoadFirst(out + i, n);
+      StoreFirst(out + i, sum, n);
+    }
+  }
+}
+
+void Down(const ExecContext& ctx, const MoeFfnArgs& args, const Plan& plan) {
+  const Panels panels(args.down[0]);
+  const WorkSplit split(Panels::Count(args.down[0]), panels.panel_bytes, plan.max_tiles, ctx.threads->num_threads());
+  const int64_t results_size = args.sorted_pairs.dim(0) * split.group_size() * kPanel;
+  float* const results = Allocate<float>(ctx, results_size * ctx.threads->num_threads());
+  ctx.threads->ParallelFor(split.num_groups(), 1, [&](int64_t begin, int64_t end, int worker) {
+    for (int64_t i = begin; i < end; ++i) {
+      const WorkSplit::Item item = split.group(i, plan.num_tiles);
+      float* const mine = results + worker * results_size;
+      DownPanels(args, plan, item.panel_begin, item.panel_end, mine);
+      Combine(args, mine, item.panel_begin * kPanel, (item.panel_end - item.panel_begin) * kPanel);
+    }
+  });
+}
+
+}  // namespace
+
+void MoeFfn(const ExecContext& ctx, const MoeFfnArgs& args) {
+  if (args.x.dim(0) == 0) return;
+  const Workspace::Scope scope(ctx.workspace);
+  const Plan plan = MakePlan(ctx, args);
+  PackTiles(ctx, args, plan);
+  GateUp(ctx, args, plan);
+  Down(ctx, args, plan);
+}
+
+}  // namespace moed::kernels::MOED_ISA

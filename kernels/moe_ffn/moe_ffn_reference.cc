@@ -1,0 +1,56 @@
+#include <cmath>
+#include <vector>
+
+#include "kernels/common/reference.h"
+#include "kernels/moe_ffn/moe_ffn.h"
+
+namespace moed::kernels::reference {
+namespace {
+
+double Activate(Activation activation, double x) {
+  if (activation == Activation::kSilu) return x / (1 + std::exp(-x));
+  const double u = std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x);
+  return 0.5 * x * (1 + std::tanh(u));
+}
+
+std::vector<double> Product(const PackedWeight& weight, const std::vector<double>& x) {
+  std::vector<double> result(weight.n);
+  for (int64_t output = 0; output < weight.n; ++output) {
+    for (int64_t i = 0; i < weight.k; ++i) result[output] += x[i] * PackedElement(weight, output, i);
+  }
+  return result;
+}
+
+std::vector<double> Expert(const MoeFfnArgs& args, int64_t expert, const std::vector<double>& x) {
+  std::vector<double> hidden = Product(args.gate[expert], x);
+  const std::vector<double> up = Product(args.up[expert], x);
+  for (size_t i = 0; i < hidden.size(); ++i) hidden[i] = Activate(args.activation, hidden[i]) * up[i];
+  return Product(args.down[expert], hidden);
+}
+
+}  // namespace
+
+void MoeFfn(const MoeFfnArgs& args) {
+  const int64_t num_tokens = args.x.dim(0), hidden = args.x.dim(1);
+  std::vector<std::vector<double>> sums(num_tokens, std::vector<double>(hidden));
+  for (int64_t expert = 0; expert < args.num_experts; ++expert) {
+    const int32_t end = At<int32_t>(args.expert_offsets, expert + 1);
+    for (int32_t i = At<int32_t>(args.expert_offsets, expert); i < end; ++i) {
+      const int32_t pair = At<int32_t>(args.sorted_pairs, i);
+      const int64_t token = pair / args.top_k;
+      std::vector<double> x(hidden);
+      for (int64_t j = 0; j < hidden; ++j) x[j] = At<float>(args.x, token, j);
+      const std::vector<double> out = Expert(args, expert, x);
+      const double weight = At<float>(args.weights, token, pair % args.top_k);
+      for (int64_t j = 0; j < hidden; ++j) sums[token][j] += weight * out[j];
+    }
+  }
+  for (int64_t token = 0; token < num_tokens; ++token) {
+    for (int64_t j = 0; j < hidden; ++j) {
+      float& out = At<float>(args.out, token, j);
+      out = static_cast<float>(args.accumulate ? out + sums[token][j] : sums[token][j]);
+    }
+  }
+}
+
+}  // namespace moed::kernels::reference

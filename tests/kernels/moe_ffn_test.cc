@@ -1,0 +1,310 @@
+#include "kernels/moe_ffn/moe_ffn.h"
+
+#include <gmock/gmock.h>
+
+#include <numeric>
+
+#include "tests/support/tensor_testing.h"
+
+namespace moed::kernels {
+namespace {
+
+using test::FillConstant;
+using test::ForEachCpuBody;
+using test::GetElement;
+using test::NormalTensor;
+using test::Random;
+using test::TestTensor;
+using ::testing::HasSubstr;
+
+struct Shape {
+  int64_t num_tokens, hidden, intermediate;
+  int num_experts, top_k;
+};
+
+// The weights of some experts, packed, with their memory.
+class Experts {
+ public:
+  // Scaled so that hidden values and results are of the order of 1.
+  Experts(Random& random, const Shape& shape, DType dtype) {
+    for (int expert = 0; expert < shape.num_experts; ++expert) {
+      gate_.push_back(Pack(random, shape.intermediate, shape.hidden, dtype));
+      up_.push_back(Pack(random, shape.intermediate, shape.hidden, dtype));
+      down_.push_back(Pack(random, shape.hidden, shape.intermediate, dtype));
+    }
+  }
+  void AddTo(MoeFfnArgs& args) const {
+    args.num_experts = static_cast<int>(gate_.size());
+    args.gate = gate_.data();
+    args.up = up_.data();
+    args.down = down_.data();
+  }
+
+ private:
+  PackedWeight Pack(Random& random, int64_t n, int64_t k, DType dtype) {
+    const TestTensor source = NormalTensor(random, {n, k}, 1 / std::sqrt(k));
+    memory_.emplace_back(std::initializer_list<int64_t>{static_cast<int64_t>(PackedBytes(n, k, dtype))}, DType::kU8);
+    return *PackWeight(source, dtype, memory_.back().As<void>());
+  }
+
+  std::vector<TestTensor> memory_;
+  std::vector<PackedWeight> gate_, up_, down_;
+};
+
+// Which experts the tokens go to.
+enum class Load { kRandom, kOneExpert };
+
+// A router's results: for each token top_k distinct experts.
+class Routing {
+ public:
+  Routing(Random& random, const Shape& shape, Load load)
+      : weights_(NormalTensor(random, {shape.num_tokens, shape.top_k})),
+        sorted_pairs_({shape.num_tokens * shape.top_k}, DType::kI32),
+        expert_offsets_({shape.num_experts + 1}, DType::kI32),
+        top_k_(shape.top_k) {
+    std::vector<std::vector<int>> pairs(shape.num_experts);
+    std::vector<int> experts(shape.num_experts);
+    std::iota(experts.begin(), experts.end(), 0);
+    for (int64_t token = 0; token < shape.num_tokens; ++token) {
+      if (load == Load::kRandom) std::shuffle(experts.begin(), experts.end(), random.engine());
+      for (int choice = 0; choice < top_k_; ++choice) {
+        pairs[experts[choice]].push_back(static_cast<int>(token * top_k_ + choice));
+      }
+    }
+    int next = 0;
+    for (int expert = 0; expert < shape.num_experts; ++expert) {
+      for (int pair : pairs[expert]) sorted_pairs_.As<int>()[next++] = pair;
+      expert_offsets_.As<int>()[expert + 1] = next;
+    }
+  }
+  void AddTo(MoeFfnArgs& args) const {
+    args.top_k = top_k_;
+    args.weights = weights_;
+    args.sorted_pairs = sorted_pairs_;
+    args.expert_offsets = expert_offsets_;
+  }
+  float* weights() const { return weights_.As<float>(); }
+
+ private:
+  TestTensor weights_, sorted_pairs_, expert_offsets_;
+  int top_k_;
+};
+
+void CopyElements(const TensorView& from, const TensorView& to) {
+  for (int64_t i = 0; i < to.num_elements(); ++i) test::SetElement(to, i, GetElement(from, i));
+}
+
+// The error an output may have. Gate and up carry that of a sum over `hidden`, at most two of magnitude sqrt(hidden)
+// times the sum's own standard deviation; the activation's slope is at most 1.13, and the sum over `intermediate`
+// averages those errors and adds its own. The whole is a fraction of the sum of the magnitudes of what is added.
+double Tolerance(const Shape& shape) {
+  return 2 * test::SumTolerance(shape.hidden) + test::SumTolerance(shape.intermediate) +
+         test::SumTolerance(shape.top_k) + 8 * test::kFloatEpsilon;
+}
+
+void ExpectBodiesMatchReference(MoeFfnArgs args, const Shape& shape, const TensorView& old_out) {
+  const int64_t num_tokens = shape.num_tokens, hidden = shape.hidden;
+  TestTensor expected({num_tokens, hidden});
+  CopyElements(old_out, expected);
+  args.out = expected;
+  ASSERT_EQ(Check(args), absl::OkStatus());
+  reference::MoeFfn(args);
+  ForEachCpuBody([&](const ExecContext& ctx) {
+    TestTensor out({num_tokens, hidden});
+    CopyElements(old_out, out);
+    args.out = out;
+    MoeFfn(ctx, args);
+    // An expert's outputs are sums of `intermediate` products of magnitude 1 / sqrt(intermediate).
+    const double allowed = Tolerance(shape) * std::sqrt(shape.intermediate) * shape.top_k;
+    EXPECT_TRUE(test::AllClose(out, expected, allowed, allowed))
+        << fmt::format("{} tokens, hidden {}, intermediate {}, {} experts, top {}, {}", num_tokens, hidden,
+                       shape.intermediate, shape.num_experts, shape.top_k, DTypeName(args.gate[0].dtype));
+  });
+}
+
+class MoeFfnTest : public ::testing::TestWithParam<DType> {};
+
+TEST_P(MoeFfnTest, MatchesReference) {
+  Random random;
+  std::vector<Shape> shapes = {{1, 1, 1, 1, 1},    {1, 64, 32, 8, 2},   {3, 33, 31, 5, 5},  {33, 70, 45, 4, 2},
+                               {13, 96, 64, 1, 1}, {7, 40, 24, 257, 3}, {70, 37, 65, 3, 1}, {12, 130, 100, 2, 2}};
+  for (int i = 0; i < 6; ++i) {
+    const int num_experts = static_cast<int>(random.Int(1, 20));
+    shapes.push_back({random.Int(1, 33), random.Int(1, 150), random.Int(1, 100), num_experts,
+                      static_cast<int>(random.Int(1, std::min(4, num_experts)))});
+  }
+  for (const Shape& shape : shapes) {
+    const TestTensor x = NormalTensor(random, {shape.num_tokens, shape.hidden});
+    const TestTensor old_out = NormalTensor(random, {shape.num_tokens, shape.hidden});
+    const Experts experts(random, shape, GetParam());
+    for (Load load : {Load::kRandom, Load::kOneExpert}) {
+      const Routing routing(random, shape, load);
+      MoeFfnArgs args;
+      args.x = x;
+      experts.AddTo(args);
+      routing.AddTo(args);
+      args.activation = load == Load::kRandom ? Activation::kSilu : Activation::kGeluTanh;
+      args.accumulate = load == Load::kOneExpert;
+      ExpectBodiesMatchReference(args, shape, old_out);
+    }
+  }
+}
+
+TEST_P(MoeFfnTest, EdgeValues) {
+  Random random;
+  const Shape shape{15, 50, 70, 4, 2};
+  const Experts experts(random, shape, GetParam());
+  const Routing routing(random, shape, Load::kRandom);
+  const TestTensor zeros({shape.num_tokens, shape.hidden});
+  TestTensor x({shape.num_tokens, shape.hidden});
+  MoeFfnArgs args;
+  args.x = x;
+  experts.AddTo(args);
+  routing.AddTo(args);
+  ExpectBodiesMatchReference(args, shape, zeros);  // zeros in
+  test::FillUniform(x, random, -1e-41, 1e-41);     // subnormal
+  ExpectBodiesMatchReference(args, shape, zeros);
+  FillConstant(x, -0.0);
+  routing.weights()[0] = 0;
+  ExpectBodiesMatchReference(args, shape, zeros);
+  // Large: the activation is all or nothing. The tolerance is a fraction of what is added, which grows with the square.
+  test::FillUniform(x, random, -1e4, 1e4);
+  TestTensor expected({shape.num_tokens, shape.hidden});
+  args.out = expected;
+  reference::MoeFfn(args);
+  double largest = 0;
+  for (int64_t i = 0; i < expected.view().num_elements(); ++i) {
+    largest = std::max(largest, std::abs(GetElement(expected, i)));
+  }
+  ForEachCpuBody([&](const ExecContext& ctx) {
+    TestTensor out({shape.num_tokens, shape.hidden});
+    args.out = out;
+    MoeFfn(ctx, args);
+    EXPECT_TRUE(test::AllClose(out, expected, 0, largest * Tolerance(shape) * std::sqrt(shape.intermediate)));
+  });
+}
+
+// A token's row is the same to the bit alone and among others, whoever they are and wherever they go.
+TEST_P(MoeFfnTest, ResultsDoNotDependOnCompany) {
+  Random random;
+  for (const Shape& shape : {Shape{40, 75, 96, 6, 3}, Shape{29, 64, 33, 1, 1}}) {
+    const TestTensor x = NormalTensor(random, {shape.num_tokens, shape.hidden});
+    const Experts experts(random, shape, GetParam());
+    const Routing routing(random, shape, Load::kRandom);
+    MoeFfnArgs args;
+    args.x = x;
+    experts.AddTo(args);
+    routing.AddTo(args);
+    for (Isa isa : test::MachineIsas()) {
+      TestTensor together({shape.num_tokens, shape.hidden});
+      args.out = together;
+      MoeFfn(test::TestContext(isa, 1), args);
+      for (int num_threads : {2, 3}) {
+        TestTensor out({shape.num_tokens, shape.hidden});
+        args.out = out;
+        MoeFfn(test::TestContext(isa, num_threads), args);
+        EXPECT_TRUE(test::BitIdentical(out, together)) << IsaName(isa) << ", " << num_threads << " threads";
+      }
+      for (int64_t token = 0; token < shape.num_tokens; ++token) {
+        // The same choices in the same order, with no other token.
+        TestTensor pairs({shape.top_k}, DType::kI32), offsets({shape.num_experts + 1}, DType::kI32);
+        int next = 0;
+        for (int expert = 0; expert < shape.num_experts; ++expert) {
+          for (int i = args.expert_offsets.As<int>()[expert]; i < args.expert_offsets.As<int>()[expert + 1]; ++i) {
+            const int pair = args.sorted_pairs.As<int>()[i];
+            if (pair / shape.top_k == token) pairs.As<int>()[next++] = pair % shape.top_k;
+          }
+          offsets.As<int>()[expert + 1] = next;
+        }
+        TestTensor alone({1, shape.hidden});
+        MoeFfnArgs one = args;
+        one.x = x.view().Rows(token, token + 1);
+        one.weights = args.weights.Rows(token, token + 1);
+        one.sorted_pairs = pairs;
+        one.expert_offsets = offsets;
+        one.out = alone;
+        MoeFfn(test::TestContext(isa, 2), one);
+        EXPECT_TRUE(test::BitIdentical(alone, together.view().Rows(token, token + 1)))
+            << IsaName(isa) << ", token " << token;
+      }
+    }
+  }
+}
+
+TEST_P(MoeFfnTest, StridedRowsAndNoTokens) {
+  Random random;
+  const Shape shape{5, 40, 24, 3, 2};
+  const Experts experts(random, shape, GetParam());
+  const Routing routing(random, shape, Load::kRandom);
+  const TestTensor wide = NormalTensor(random, {shape.num_tokens, shape.hidden + 7});
+  TestTensor expected({shape.num_tokens, shape.hidden});
+  MoeFfnArgs args;
+  args.x = wide.view().Columns(2, 2 + shape.hidden);
+  experts.AddTo(args);
+  routing.AddTo(args);
+  args.out = expected;
+  reference::MoeFfn(args);
+  ForEachCpuBody([&](const ExecContext& ctx) {
+    TestTensor wide_out({shape.num_tokens, shape.hidden + 5});
+    MoeFfnArgs strided = args;
+    strided.out = wide_out.view().Columns(1, 1 + shape.hidden);
+    MoeFfn(ctx, strided);
+    EXPECT_TRUE(test::AllClose(strided.out, expected, 1e-4, 1e-4));
+    for (int64_t row = 0; row < shape.num_tokens; ++row) {
+      EXPECT_EQ(GetElement(wide_out, row * (shape.hidden + 5)), 0);
+      EXPECT_EQ(GetElement(wide_out, row * (shape.hidden + 5) + shape.hidden + 1), 0);
+    }
+    const TestTensor no_rows({0, shape.hidden}), no_weights({0, 2}), no_pairs({0}, DType::kI32),
+        offsets({4}, DType::kI32);
+    MoeFfnArgs none = args;
+    none.x = none.out = no_rows;
+    none.weights = no_weights;
+    none.sorted_pairs = no_pairs;
+    none.expert_offsets = offsets;
+    EXPECT_EQ(Check(none), absl::OkStatus());
+    MoeFfn(ctx, none);
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(WeightTypes, MoeFfnTest, ::testing::Values(DType::kF32, DType::kBF16),
+                         [](const auto& type) { return std::string(DTypeName(type.param)); });
+
+TEST(MoeFfnCheckTest, NamesWhatIsWrong) {
+  Random random;
+  const Shape shape{4, 20, 12, 3, 2};
+  const Experts experts(random, shape, DType::kF32), other(random, {4, 20, 13, 3, 2}, DType::kF32);
+  const Routing routing(random, shape, Load::kOneExpert);
+  const TestTensor x({4, 20}), out({4, 20});
+  MoeFfnArgs good;
+  good.x = x;
+  experts.AddTo(good);
+  routing.AddTo(good);
+  good.out = out;
+  EXPECT_EQ(Check(good), absl::OkStatus());
+  MoeFfnArgs others = good;
+  other.AddTo(others);
+  const auto expect_error = [&](const auto& spoil, std::string_view text) {
+    MoeFfnArgs bad = good;
+    spoil(bad);
+    const absl::Status status = Check(bad);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(Message(status), HasSubstr(text));
+  };
+  expect_error([](MoeFfnArgs& args) { args.x.dtype = DType::kBF16; }, "x is bf16[4, 20]");
+  expect_error([](MoeFfnArgs& args) { args.out.shape[1] = 19; }, "out is fp32[4, 19]");
+  expect_error([](MoeFfnArgs& args) { args.num_experts = 0; }, "num_experts is 0");
+  expect_error([](MoeFfnArgs& args) { args.up = nullptr; }, "must each point to 3 weights");
+  expect_error([&](MoeFfnArgs& args) { args.up = others.up; }, "up of expert 0 is [13, 20]; it must be [12, 20]");
+  expect_error([&](MoeFfnArgs& args) { args.down = others.down; }, "down of expert 0 is [20, 13]");
+  expect_error([](MoeFfnArgs& args) { args.top_k = 1; }, "weights is fp32[4, 2]");
+  // Taken back after each, as the memory is shared.
+  expect_error([](MoeFfnArgs& args) { args.sorted_pairs.As<int>()[1] = 8; }, "sorted_pairs[1] is 8");
+  expect_error([](MoeFfnArgs& args) { args.sorted_pairs.As<int>()[1] = 0; }, "sorted_pairs[1] is 0");
+  good.sorted_pairs.As<int>()[1] = 2;
+  expect_error([](MoeFfnArgs& args) { args.expert_offsets.As<int>()[3] = 7; }, "expert_offsets run from 0 to 7");
+  good.expert_offsets.As<int>()[3] = 8;
+  expect_error([](MoeFfnArgs& args) { args.expert_offsets.As<int>()[2] = 3; }, "expert_offsets[1] is 4");
+}
+
+}  // namespace
+}  // namespace moed::kernels
