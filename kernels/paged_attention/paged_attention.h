@@ -21,7 +21,7 @@ struct PagedAttentionArgs {
   TensorView block_ids;     // i32 [block_starts[num_sequences]]
   float scale = 1.0f;       // of the scores, usually 1 / sqrt(k_head_dim)
   int window = 0;           // a token sees the last `window` positions, itself included; 0: all
-  TensorView sinks;  // optional f32 [num_heads]: a logit that takes part in the softmax without a value (GPT-OSS)
+  TensorView sinks = {};  // optional f32 [num_heads]: a logit that takes part in the softmax without a value (GPT-OSS)
   // Results do not depend on how a sequence is cut into chunks nor on who else is in the batch: keys are visited in
   // tiles that start at fixed positions, and partial results are combined in that order.
   TensorView out;  // f32 [num_tokens, num_heads * v_head_dim]

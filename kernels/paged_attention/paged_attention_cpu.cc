@@ -1,0 +1,298 @@
+#include "kernels/paged_attention/paged_attention.h"
+#include "kernels/paged_attention/paged_attention_plan.h"
+#include "kernels/paged_attention/paged_attention_tile.h"
+
+namespace moed::kernels::MOED_ISA {
+namespace {
+
+using Piece = PagedAttentionPlan::Piece;
+
+MOED_ALWAYS_INLINE int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
+MOED_ALWAYS_INLINE int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
+
+struct Sizes {
+  int64_t group;  // query heads of one KV head
+  int64_t k_head_dim, v_head_dim;
+  int64_t padded_dim;  // v_head_dim up to whole vectors
+};
+
+// What has been summed up for each row of a block: the largest score, the sum of the weights and of weighted values.
+struct RowStates {
+  float* max;  // [rows]
+  float* sum;  // [rows]
+  float* acc;  // [rows, padded_dim]
+
+  MOED_ALWAYS_INLINE void Clear(int64_t rows, int64_t padded_dim) const {
+    for (int64_t r = 0; r < rows; ++r) {
+      max[r] = kMinusInfinity;
+      sum[r] = 0.0f;
+    }
+    __builtin_memset(acc, 0, static_cast<size_t>(rows * padded_dim) * sizeof(float));
+  }
+};
+
+// Memory for states of `rows` rows, starting at `memory`.
+MOED_ALWAYS_INLINE RowStates CarveStates(float* memory, int64_t rows, int64_t padded_dim) {
+  return {memory + rows * padded_dim, memory + rows * (padded_dim + 1), memory};
+}
+
+// One worker's own memory.
+struct Scratch {
+  float* q;       // [kMaxBlockRows, k_head_dim]
+  float* keys;    // [k_head_dim, kTilePositions]
+  float* values;  // [kTilePositions, padded_dim]
+  float* scores;  // [kTileRows, kTilePositions]
+  RowStates total, split;
+
+  static int64_t Floats(const Sizes& sizes, int64_t rows) {
+    const int64_t floats = rows * sizes.k_head_dim +
+                           (sizes.k_head_dim + sizes.padded_dim + kTileRows) * kTilePositions +
+                           2 * rows * (sizes.padded_dim + 2);
+    return (floats + 31) / 16 * 16;
+  }
+
+  Scratch(float* memory, const Sizes& sizes, int64_t rows) {
+    keys = memory;
+    values = keys + sizes.k_head_dim * kTilePositions;
+    scores = values + sizes.padded_dim * kTilePositions;
+    total = CarveStates(scores + kTileRows * kTilePositions, rows, sizes.padded_dim);
+    split = CarveStates(total.acc + rows * (sizes.padded_dim + 2), rows, sizes.padded_dim);
+    q = split.acc + rows * (sizes.padded_dim + 2);
+  }
+};
+
+float* AllocateFloats(Workspace* workspace, int64_t count) {
+  return static_cast<float*>(workspace->Allocate(static_cast<size_t>(count) * sizeof(float)));
+}
+
+void FinishHead(const PagedAttentionArgs& args, const Sizes& sizes, int64_t token, int64_t head, float max, float sum,
+                const float* acc) {
+  const float* sink = args.sinks.empty() ? nullptr : args.sinks.As<float>() + head;
+  FinishRow(max, sum, sink, acc, sizes.v_head_dim,
+            args.out.As<float>() + token * args.out.stride(0) + head * sizes.v_head_dim);
+}
+
+// A block of query rows on its way over the positions of its sequence.
+template <typename T>
+class BlockPass {
+ public:
+  BlockPass(const PagedAttentionArgs& args, const Sizes& sizes, const Piece& piece, int64_t kv_head,
+            const Scratch& scratch)
+      : args_(args), sizes_(sizes), piece_(piece), kv_head_(kv_head), scratch_(scratch) {
+    LoadQueries();
+  }
+
+  int64_t rows() const { return piece_.num_tokens * sizes_.group; }
+
+  // Attends to the positions of one split; `states` start from nothing.
+  void AttendSplit(int split, const RowStates& states) {
+    states.Clear(rows(), sizes_.padded_dim);
+    const int64_t first = Max(static_cast<int64_t>(split) * kSplitPositions, piece_.first_visible);
+    const int64_t end = Min(static_cast<int64_t>(split + 1) * kSplitPositions, ContextOf(piece_.num_tokens - 1));
+    for (int64_t tile = first / kTilePositions * kTilePositions; tile < end; tile += kTilePositions) {
+      const TileRange range = {static_cast<int>(Max(first - tile, 0)),
+                               static_cast<int>(Min(end - tile, kTilePositions))};
+      LoadTile(tile, range);
+      AttendTile(tile, states);
+    }
+  }
+
+  void Finish(const RowStates& states) const {
+    for (int64_t r = 0; r < rows(); ++r) {
+      FinishHead(args_, sizes_, piece_.first_token + r / sizes_.group, kv_head_ * sizes_.group + r % sizes_.group,
+                 states.max[r], states.sum[r], states.acc + r * sizes_.padded_dim);
+    }
+  }
+
+ private:
+  // Token t of the block sees positions [FirstOf(t), ContextOf(t)).
+  int64_t ContextOf(int64_t t) const { return piece_.first_context + t; }
+  int64_t FirstOf(int64_t t) const { return args_.window == 0 ? 0 : Max(0, ContextOf(t) - args_.window); }
+
+  // Row r is query head r % group (of this KV head) of token r / group, times the scale.
+  void LoadQueries() {
+    for (int64_t r = 0; r < rows(); ++r) {
+      const float* row = args_.q.As<float>() + (piece_.first_token + r / sizes_.group) * args_.q.stride(0) +
+                         (kv_head_ * sizes_.group + r % sizes_.group) * args_.q.stride(1);
+      for (int64_t d = 0; d < sizes_.k_head_dim; ++d) scratch_.q[r * sizes_.k_head_dim + d] = row[d] * args_.scale;
+    }
+  }
+
+  void LoadTile(int64_t tile, TileRange range) {
+    const int64_t block_size = args_.k_pages.dim(2);
+    const int32_t* block_ids = args_.block_ids.As<int32_t>() + args_.block_starts.As<int32_t>()[piece_.sequence];
+    const T* k_rows[kTilePositions];
+    const T* v_rows[kTilePositions];
+    for (int i = range.begin; i < range.end; ++i) {
+      const int64_t block = block_ids[(tile + i) / block_size];
+      const int64_t row = (block * args_.k_pages.dim(1) + kv_head_) * block_size + (tile + i) % block_size;
+      k_rows[i] = args_.k_pages.As<T>() + row * sizes_.k_head_dim;
+      v_rows[i] = args_.v_pages.As<T>() + row * sizes_.v_head_dim;
+    }
+    // Positions that nobody may see take part as copies of one that is; their scores are thrown away.
+    for (int i = 0; i < range.begin; ++i) k_rows[i] = k_rows[range.begin];
+    for (int i = range.end; i < kTilePositions; ++i) k_rows[i] = k_rows[range.begin];
+    PackKeys(k_rows, range, sizes_.k_head_dim, scratch_.keys);
+    PackValues(v_rows, range, sizes_.v_head_dim, sizes_.padded_dim, scratch_.values);
+  }
+
+  // The part of the tile that row r sees.
+  TileRange RangeOf(int64_t tile, int64_t r) const {
+    const int64_t t = r / sizes_.group;
+    return {static_cast<int>(Max(FirstOf(t) - tile, 0)), static_cast<int>(Min(ContextOf(t) - tile, kTilePositions))};
+  }
+
+  void AttendTile(int64_t tile, const RowStates& states) {
+    // Tokens before the tile see nothing of it, nor do tokens whose window begins behind it.
+    const int64_t first_token = Max(0, tile + 1 - piece_.first_context);
+    const int64_t end_token = args_.window == 0
+                                  ? piece_.num_tokens
+                                  : Min(piece_.num_tokens, tile + kTilePositions + args_.window - piece_.first_context);
+    const int64_t end_row = end_token * sizes_.group;
+    int64_t r = first_token * sizes_.group;
+    for (; r + kTileRows <= end_row; r += kTileRows) AttendRows<kTileRows>(tile, r, states);
+    AttendLastRows<kTileRows - 1>(tile, r, end_row - r, states);
+  }
+
+  template <int R>
+  MOED_ALWAYS_INLINE void AttendLastRows(int64_t tile, int64_t row, int64_t num_rows, const RowStates& states) {
+    if (num_rows == R) return AttendRows<R>(tile, row, states);
+    if constexpr (R > 1) AttendLastRows<R - 1>(tile, row, num_rows, states);
+  }
+
+  template <int R>
+  void AttendRows(int64_t tile, int64_t row, const RowStates& states) {
+    // Ranges only move forward from row to row.
+    const TileRange first = RangeOf(tile, row);
+    const TileRange last = RangeOf(tile, row + R - 1);
+    Scores<R>(scratch_.q + row * sizes_.k_head_dim, scratch_.keys, sizes_.k_head_dim, {first.begin, last.end},
+              scratch_.scores);
+    float* acc = states.acc + row * sizes_.padded_dim;
+    for (int r = 0; r < R; ++r) {
+      SoftmaxStep(scratch_.scores + r * kTilePositions, RangeOf(tile, row + r), sizes_.padded_dim, &states.max[row + r],
+                  &states.sum[row + r], acc + r * sizes_.padded_dim);
+    }
+    // What a row does not see must not be touched, not even with weight 0: 0 times a NaN is a NaN. So the rows go
+    // together where all see, and one by one before and after that.
+    TileRange common = {last.begin, first.end};
+    if (common.begin >= common.end) common = {kTilePositions, kTilePositions};
+    if (first.begin < common.begin) AddEdges<R>(tile, row, {0, common.begin}, acc);
+    AddValues<R>(scratch_.scores, scratch_.values, common, sizes_.padded_dim, acc);
+    if (common.end < last.end) AddEdges<R>(tile, row, {common.end, kTilePositions}, acc);
+  }
+
+  // Adds the values that each of R rows sees of `part`.
+  template <int R>
+  void AddEdges(int64_t tile, int64_t row, TileRange part, float* acc) {
+    for (int r = 0; r < R; ++r) {
+      const TileRange range = RangeOf(tile, row + r);
+      const TileRange own = {static_cast<int>(Max(range.begin, part.begin)),
+                             static_cast<int>(Min(range.end, part.end))};
+      AddValues<1>(scratch_.scores + r * kTilePositions, scratch_.values, own, sizes_.padded_dim,
+                   acc + r * sizes_.padded_dim);
+    }
+  }
+
+  const PagedAttentionArgs& args_;
+  const Sizes& sizes_;
+  const Piece& piece_;
+  const int64_t kv_head_;
+  const Scratch& scratch_;
+};
+
+// Partial results of all splits, one row a (KV head, split, row) as Piece::first_partial tells.
+RowStates PartialStates(const RowStates& all, const Piece& piece, int64_t kv_head, int64_t split, const Sizes& sizes) {
+  const int64_t rows = piece.num_tokens * sizes.group;
+  const int64_t first =
+      piece.first_partial + (kv_head * piece.partial_splits + split - piece.partial_first_split) * rows;
+  return {all.max + first, all.sum + first, all.acc + first * sizes.padded_dim};
+}
+
+void MergeRows(const RowStates& part, int64_t rows, int64_t padded_dim, const RowStates& total) {
+  for (int64_t r = 0; r < rows; ++r) {
+    MergeRow(part.max[r], part.sum[r], part.acc + r * padded_dim, padded_dim, &total.max[r], &total.sum[r],
+             total.acc + r * padded_dim);
+  }
+}
+
+template <typename T>
+void RunPiece(const PagedAttentionArgs& args, const Sizes& sizes, const Piece& piece, int64_t kv_head,
+              const RowStates& partials, const Scratch& scratch) {
+  BlockPass<T> pass(args, sizes, piece, kv_head, scratch);
+  if (piece.first_partial >= 0) {
+    for (int split = piece.first_split; split < piece.end_split; ++split) {
+      pass.AttendSplit(split, PartialStates(partials, piece, kv_head, split, sizes));
+    }
+    return;
+  }
+  // The first split's result is the total so far; the same as adding it to nothing.
+  pass.AttendSplit(piece.first_split, scratch.total);
+  for (int split = piece.first_split + 1; split < piece.end_split; ++split) {
+    pass.AttendSplit(split, scratch.split);
+    MergeRows(scratch.split, pass.rows(), sizes.padded_dim, scratch.total);
+  }
+  pass.Finish(scratch.total);
+}
+
+// Adds up a KV head's partial results, in the order of the splits, on those of the first.
+void Reduce(const PagedAttentionArgs& args, const Sizes& sizes, const PagedAttentionPlan::Reduction& reduction,
+            int64_t kv_head, const RowStates& partials) {
+  const int64_t rows = reduction.num_tokens * sizes.group;
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t total = reduction.first_partial + kv_head * reduction.num_splits * rows + row;
+    float* acc = partials.acc + total * sizes.padded_dim;
+    for (int64_t split = 1; split < reduction.num_splits; ++split) {
+      const int64_t part = total + split * rows;
+      MergeRow(partials.max[part], partials.sum[part], partials.acc + part * sizes.padded_dim, sizes.padded_dim,
+               &partials.max[total], &partials.sum[total], acc);
+    }
+    FinishHead(args, sizes, reduction.first_token + row / sizes.group, kv_head * sizes.group + row % sizes.group,
+               partials.max[total], partials.sum[total], acc);
+  }
+}
+
+template <typename T>
+void Attend(const ExecContext& ctx, const PagedAttentionArgs& args) {
+  const Workspace::Scope scope(ctx.workspace);
+  const int num_threads = ctx.threads->num_threads();
+  const int64_t num_kv_heads = args.k_pages.dim(1);
+  Sizes sizes;
+  sizes.group = args.q.dim(1) / num_kv_heads;
+  sizes.k_head_dim = args.k_pages.dim(3);
+  sizes.v_head_dim = args.v_pages.dim(3);
+  sizes.padded_dim = (sizes.v_head_dim + kLanes - 1) / kLanes * kLanes;
+
+  const PagedAttentionPlan plan = PlanPagedAttention(args, num_threads, ctx.workspace);
+  const int64_t max_rows = sizes.group > kMaxBlockRows ? sizes.group : kMaxBlockRows;
+  const int64_t scratch_floats = Scratch::Floats(sizes, max_rows);
+  float* scratch_memory = AllocateFloats(ctx.workspace, num_threads * scratch_floats);
+  const RowStates partials = CarveStates(AllocateFloats(ctx.workspace, plan.num_partial_rows * (sizes.padded_dim + 2)),
+                                         plan.num_partial_rows, sizes.padded_dim);
+
+  ctx.threads->ParallelFor(plan.num_pieces * num_kv_heads, 1, [&](int64_t begin, int64_t end, int worker) {
+    const Scratch scratch(scratch_memory + worker * scratch_floats, sizes, max_rows);
+    for (int64_t i = begin; i < end; ++i) {
+      RunPiece<T>(args, sizes, plan.pieces[i / num_kv_heads], i % num_kv_heads, partials, scratch);
+    }
+  });
+  ctx.threads->ParallelFor(plan.num_reductions * num_kv_heads, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
+    for (int64_t i = begin; i < end; ++i) {
+      Reduce(args, sizes, plan.reductions[i / num_kv_heads], i % num_kv_heads, partials);
+    }
+  });
+}
+
+}  // namespace
+
+void PagedAttention(const ExecContext& ctx, const PagedAttentionArgs& args) {
+  switch (args.k_pages.dtype) {
+    case DType::kBF16:
+      return Attend<BFloat16>(ctx, args);
+    case DType::kF16:
+      return Attend<Half>(ctx, args);
+    default:
+      return Attend<float>(ctx, args);
+  }
+}
+
+}  // namespace moed::kernels::MOED_ISA

@@ -1,0 +1,223 @@
+// The arithmetic of one tile of positions: bringing keys and values in, scores, online softmax, weighted sum of values.
+//
+// Every score and every element of a result is one chain of multiply-adds in a fixed order (over head_dim, then over
+// positions). How many rows a micro-kernel takes at a time changes who shares a load, and no bit of the result.
+#ifndef KERNELS_PAGED_ATTENTION_PAGED_ATTENTION_TILE_H_
+#define KERNELS_PAGED_ATTENTION_PAGED_ATTENTION_TILE_H_
+
+#include "kernels/common/simd.h"
+#include "kernels/paged_attention/paged_attention_plan.h"
+
+namespace moed::kernels::MOED_ISA {
+
+// Register tile of the micro-kernels: kTileRows x kTileVecs accumulators, the rest for loads.
+#if defined(__AVX512F__)
+constexpr int kTileRows = 6;
+constexpr int kTileVecs = 4;
+#elif defined(__AVX2__)
+constexpr int kTileRows = 6;
+constexpr int kTileVecs = 2;
+#else
+constexpr int kTileRows = 4;
+constexpr int kTileVecs = 2;
+#endif
+static_assert(kTilePositions % (kTileVecs * kLanes) == 0);
+
+constexpr float kMinusInfinity = -__builtin_inff();
+
+// Positions [begin, end) of a tile, counted from its start.
+struct TileRange {
+  int begin, end;
+};
+
+// ------------------------------------------------------------------------------------------------ keys and values
+
+template <int... I>
+struct Lanes {};
+#if defined(__AVX512F__)
+using AllLanes = Lanes<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
+#elif defined(__AVX2__)
+using AllLanes = Lanes<0, 1, 2, 3, 4, 5, 6, 7>;
+#else
+using AllLanes = Lanes<0, 1, 2, 3>;
+#endif
+
+// a0 b0 a1 b1 … of the lower (Half = 0) or upper (Half = 1) halves.
+template <int Half, int... I>
+MOED_ALWAYS_INLINE VecF32 Interleave(VecF32 a, VecF32 b, Lanes<I...>) {
+  return __builtin_shufflevector(a, b, (Half * kLanes / 2 + I / 2 + (I % 2) * kLanes)...);
+}
+
+// A square of kLanes x kLanes turned over by log2(kLanes) perfect shuffles.
+MOED_ALWAYS_INLINE void Transpose(VecF32 (&rows)[kLanes]) {
+  for (int step = 1; step < kLanes; step *= 2) {
+    VecF32 shuffled[kLanes];
+    for (int i = 0; i < kLanes / 2; ++i) {
+      shuffled[2 * i] = Interleave<0>(rows[i], rows[i + kLanes / 2], AllLanes());
+      shuffled[2 * i + 1] = Interleave<1>(rows[i], rows[i + kLanes / 2], AllLanes());
+    }
+    for (int i = 0; i < kLanes; ++i) rows[i] = shuffled[i];
+  }
+}
+
+// Keys of one tile: rows[position] to keys[d][position], in float. Positions outside `range` get any numbers.
+template <typename T>
+void PackKeys(const T* const* rows, TileRange range, int64_t head_dim, float* keys) {
+  for (int position = range.begin / kLanes * kLanes; position < range.end; position += kLanes) {
+    for (int64_t d = 0; d < head_dim; d += kLanes) {
+      const int64_t n = head_dim - d < kLanes ? head_dim - d : kLanes;
+      VecF32 square[kLanes];
+      if (n == kLanes) {
+        for (int i = 0; i < kLanes; ++i) square[i] = Load(rows[position + i] + d);
+      } else {
+        for (int i = 0; i < kLanes; ++i) square[i] = LoadFirst(rows[position + i] + d, n);
+      }
+      Transpose(square);
+      for (int i = 0; i < n; ++i) Store(keys + (d + i) * kTilePositions + position, square[i]);
+    }
+  }
+}
+
+// Values of one tile: rows[position] to values[position][padded_dim], in float, with zeros after head_dim.
+template <typename T>
+void PackValues(const T* const* rows, TileRange range, int64_t head_dim, int64_t padded_dim, float* values) {
+  for (int position = range.begin; position < range.end; ++position) {
+    const T* row = rows[position];
+    float* out = values + position * padded_dim;
+    int64_t d = 0;
+    for (; d + kLanes <= head_dim; d += kLanes) Store(out + d, Load(row + d));
+    if (d < head_dim) Store(out + d, LoadFirst(row + d, head_dim - d));
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------- scores
+
+// scores[r][position] = sum over d of q[r][d] * keys[d][position], for R rows and the vectors that `range` touches.
+template <int R>
+void Scores(const float* q, const float* keys, int64_t head_dim, TileRange range, float* scores) {
+  constexpr int kWidth = kTileVecs * kLanes;
+  for (int position = range.begin / kWidth * kWidth; position < range.end; position += kWidth) {
+    VecF32 sums[R][kTileVecs] = {};
+    const float* key = keys + position;
+    for (int64_t d = 0; d < head_dim; ++d, key += kTilePositions) {
+      VecF32 key_vecs[kTileVecs];
+      for (int j = 0; j < kTileVecs; ++j) key_vecs[j] = Load(key + j * kLanes);
+      for (int r = 0; r < R; ++r) {
+        const VecF32 query = Set(q[r * head_dim + d]);
+        for (int j = 0; j < kTileVecs; ++j) sums[r][j] = MulAdd(query, key_vecs[j], sums[r][j]);
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      for (int j = 0; j < kTileVecs; ++j) Store(scores + r * kTilePositions + position + j * kLanes, sums[r][j]);
+    }
+  }
+}
+
+// --------------------------------------------------------------------------------------------------------- softmax
+
+MOED_ALWAYS_INLINE float ScalarExp(float x) { return Exp(Set(x))[0]; }
+
+// One step of the online softmax for one row, which sees `range` of the tile: scores become weights relative to the new
+// maximum, and what was summed before is rescaled to it.
+[[gnu::noinline]] static void SoftmaxStep(float* scores, TileRange range, int64_t padded_dim, float* max, float* sum,
+                                          float* acc) {
+  constexpr int kVecs = kTilePositions / kLanes;
+  VecF32 values[kVecs];
+  VecF32 largest = Set(kMinusInfinity);
+  for (int v = 0; v < kVecs; ++v) {
+    const VecI32 position = Iota() + v * kLanes;
+    const VecI32 visible = (position >= range.begin) & (position < range.end);
+    values[v] = visible ? Load(scores + v * kLanes) : Set(kMinusInfinity);
+    largest = Max(values[v], largest);
+  }
+  const float tile_max = ReduceMax(largest);
+  const float new_max = tile_max > *max ? tile_max : *max;
+  VecF32 total = {};
+  for (int v = 0; v < kVecs; ++v) {
+    const VecI32 position = Iota() + v * kLanes;
+    const VecI32 visible = (position >= range.begin) & (position < range.end);
+    const VecF32 weight = visible ? Exp(values[v] - new_max) : VecF32{};
+    Store(scores + v * kLanes, weight);
+    total += weight;
+  }
+  if (*max != new_max && *max != kMinusInfinity) {
+    const float rescale = ScalarExp(*max - new_max);
+    *sum *= rescale;
+    for (int64_t d = 0; d < padded_dim; d += kLanes) Store(acc + d, Load(acc + d) * rescale);
+  }
+  *sum += ReduceSum(total);
+  *max = new_max;
+}
+
+// ---------------------------------------------------------------------------------------------------------- values
+
+template <int R, int V>
+MOED_ALWAYS_INLINE void AddValuesVecs(const float* weights, const float* values, TileRange range, int64_t padded_dim,
+                                      float* acc) {
+  VecF32 sums[R][V];
+  for (int r = 0; r < R; ++r) {
+    for (int j = 0; j < V; ++j) sums[r][j] = Load(acc + r * padded_dim + j * kLanes);
+  }
+  for (int position = range.begin; position < range.end; ++position) {
+    VecF32 value[V];
+    for (int j = 0; j < V; ++j) value[j] = Load(values + position * padded_dim + j * kLanes);
+    for (int r = 0; r < R; ++r) {
+      const VecF32 weight = Set(weights[r * kTilePositions + position]);
+      for (int j = 0; j < V; ++j) sums[r][j] = MulAdd(weight, value[j], sums[r][j]);
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int j = 0; j < V; ++j) Store(acc + r * padded_dim + j * kLanes, sums[r][j]);
+  }
+}
+
+// acc[r] += sum over the positions in `range` of weights[r][position] * values[position], for R rows.
+template <int R>
+void AddValues(const float* weights, const float* values, TileRange range, int64_t padded_dim, float* acc) {
+  int64_t d = 0;
+  for (; d + kTileVecs * kLanes <= padded_dim; d += kTileVecs * kLanes) {
+    AddValuesVecs<R, kTileVecs>(weights, values + d, range, padded_dim, acc + d);
+  }
+  for (; d < padded_dim; d += kLanes) AddValuesVecs<R, 1>(weights, values + d, range, padded_dim, acc + d);
+}
+
+// --------------------------------------------------------------------------------------------------------- results
+
+// Adds the partial result of a later split to a row's.
+[[gnu::noinline]] static void MergeRow(float part_max, float part_sum, const float* part_acc, int64_t padded_dim,
+                                       float* max, float* sum, float* acc) {
+  if (part_max == kMinusInfinity) return;  // the row sees nothing of that split
+  if (*max == kMinusInfinity) {
+    *max = part_max;
+    *sum = part_sum;
+    for (int64_t d = 0; d < padded_dim; d += kLanes) Store(acc + d, Load(part_acc + d));
+    return;
+  }
+  const float new_max = part_max > *max ? part_max : *max;
+  const float scale = ScalarExp(*max - new_max);
+  const float part_scale = ScalarExp(part_max - new_max);
+  for (int64_t d = 0; d < padded_dim; d += kLanes) {
+    Store(acc + d, MulAdd(Load(part_acc + d), Set(part_scale), Load(acc + d) * scale));
+  }
+  *sum = *sum * scale + part_sum * part_scale;
+  *max = new_max;
+}
+
+// out[head_dim] = acc / sum, after the sink (if there is one) took its part of the softmax.
+[[gnu::noinline]] static void FinishRow(float max, float sum, const float* sink, const float* acc, int64_t head_dim,
+                                        float* out) {
+  float scale = 1.0f;
+  if (sink != nullptr) {
+    const float new_max = *sink > max ? *sink : max;
+    scale = ScalarExp(max - new_max);
+    sum = sum * scale + ScalarExp(*sink - new_max);
+  }
+  scale /= sum;
+  int64_t d = 0;
+  for (; d + kLanes <= head_dim; d += kLanes) Store(out + d, Load(acc + d) * scale);
+  if (d < head_dim) StoreFirst(out + d, Load(acc + d) * scale, head_dim - d);
+}
+
+}  // namespace moed::kernels::MOED_ISA
+
+#endif  // KERNELS_PAGED_ATTENTION_PAGED_ATTENTION_TILE_H_
