@@ -34,6 +34,7 @@ double LogSumExp(std::span<const float> logits, float max) {
 // The best n, in order.
 std::vector<Candidate> Best(std::span<const float> logits, size_t n) {
   std::vector<Candidate> heap;  // the worst of the best on top
+  if (n == 0) return heap;
   heap.reserve(n + 1);
   for (size_t i = 0; i < logits.size(); ++i) {
     const Candidate candidate{static_cast<int32_t>(i), logits[i]};

@@ -183,6 +183,17 @@ TEST(SamplerTest, LogprobsAreOfTheModelsOwnDistribution) {
   EXPECT_NEAR(result.logprobs[0].top[0].logprob, 2.0 - log_sum, 1e-6);
 }
 
+TEST(SamplerTest, LogprobsWithoutAlternatives) {
+  SamplingParams params;
+  params.logprobs = 0;
+  std::vector<float> logits = {1.0f, 2.0f};
+  SamplerSlot slot = Slot(params);
+  const RowResult result = SampleRow(logits, &slot);
+  ASSERT_EQ(result.logprobs.size(), 1u);
+  EXPECT_TRUE(result.logprobs[0].top.empty());
+  EXPECT_LT(result.logprobs[0].chosen.logprob, 0.0f);
+}
+
 TEST(SamplerTest, LogitsThatAreNotFiniteFailTheRowAlone) {
   SamplingParams params;
   for (float bad : {std::nanf(""), kInfinity, -kInfinity}) {
