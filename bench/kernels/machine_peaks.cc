@@ -1,0 +1,99 @@
+#include "bench/kernels/machine_peaks.h"
+
+#include <time.h>
+
+#include <algorithm>
+#include <vector>
+
+namespace moed {
+namespace kernels {
+
+// The bodies of machine_peaks_cpu.cc.
+#define MOED_DECLARE_PEAKS(isa)                                  \
+  namespace isa {                                                \
+  int64_t MultiplyAdds(int64_t rounds, float* sink);             \
+  void ReadMemory(const char* data, int64_t bytes, float* sink); \
+  }
+MOED_DECLARE_PEAKS(generic)
+#if defined(__x86_64__)
+MOED_DECLARE_PEAKS(avx2)
+MOED_DECLARE_PEAKS(avx512)
+#endif
+
+}  // namespace kernels
+
+namespace bench {
+namespace {
+
+struct Bodies {
+  int64_t (*multiply_adds)(int64_t, float*);
+  void (*read_memory)(const char*, int64_t, float*);
+};
+
+Bodies Choose(Isa isa) {
+#if defined(__x86_64__)
+  if (isa >= Isa::kAvx512) return {kernels::avx512::MultiplyAdds, kernels::avx512::ReadMemory};
+  if (isa >= Isa::kAvx2) return {kernels::avx2::MultiplyAdds, kernels::avx2::ReadMemory};
+#endif
+  return {kernels::generic::MultiplyAdds, kernels::generic::ReadMemory};
+}
+
+// The shortest of a few runs of `body` by the team, in seconds.
+template <typename Body>
+double ShortestSeconds(int num_threads, const Body& body) {
+  constexpr int kSamples = 3;
+  double shortest = 1e300;
+  for (int i = 0; i < kSamples; ++i) {
+    const double start = Now(num_threads);
+    body();
+    shortest = std::min(shortest, Now(num_threads) - start);
+  }
+  return shortest;
+}
+
+// A thread's own result, away from the others' cache lines.
+struct alignas(64) Sink {
+  float value = 1;
+};
+
+}  // namespace
+
+double Now(int num_threads) {
+  timespec time;
+  clock_gettime(num_threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+double PeakFlops(const ExecContext& ctx) {
+  constexpr int64_t kRounds = 100000;
+  const Bodies bodies = Choose(ctx.isa);
+  const int num_threads = ctx.threads->num_threads();
+  std::vector<Sink> sinks(num_threads);
+  std::vector<int64_t> operations(num_threads);
+  const double seconds = ShortestSeconds(num_threads, [&] {
+    ctx.threads->ParallelFor(num_threads, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
+      for (int64_t i = begin; i < end; ++i) operations[i] = bodies.multiply_adds(kRounds, &sinks[i].value);
+    });
+  });
+  double total = 0;
+  for (int64_t count : operations) total += static_cast<double>(count);
+  return total / seconds;
+}
+
+double ReadBandwidth(const ExecContext& ctx, const Buffer& memory) {
+  constexpr int64_t kPiece = 1 << 20;
+  constexpr size_t kReadBytes = size_t{192} << 20;
+  const Bodies bodies = Choose(ctx.isa);
+  const int num_threads = ctx.threads->num_threads();
+  std::vector<Sink> sinks(num_threads);
+  const auto bytes = static_cast<int64_t>(std::min(memory.size(), kReadBytes));
+  const double seconds = ShortestSeconds(num_threads, [&] {
+    ctx.threads->ParallelFor(bytes, kPiece, [&](int64_t begin, int64_t end, int worker) {
+      bodies.read_memory(static_cast<const char*>(memory.data()) + begin, end - begin, &sinks[worker].value);
+    });
+  });
+  return static_cast<double>(bytes) / seconds;
+}
+
+}  // namespace bench
+}  // namespace moed

@@ -1,0 +1,32 @@
+#include "kernels/common/simd.h"
+
+namespace moed::kernels::MOED_ISA {
+
+// Runs `rounds` rounds of independent multiply-adds and returns the operations done; *sink keeps them from vanishing.
+int64_t MultiplyAdds(int64_t rounds, float* sink) {
+  constexpr int kChains = 12;
+  VecF32 sums[kChains];  // all different, or the compiler would do the work of one
+  for (int chain = 0; chain < kChains; ++chain) sums[chain] = Set(static_cast<float>(chain));
+  const VecF32 a = Set(*sink), b = Set(0.5f);
+  for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 12
+    for (int chain = 0; chain < kChains; ++chain) sums[chain] = MulAdd(sums[chain], b, a);
+  }
+  for (int chain = 1; chain < kChains; ++chain) sums[0] += sums[chain];
+  *sink = ReduceSum(sums[0]);
+  return rounds * kChains * kLanes * 2;
+}
+
+// Reads `bytes` (rounded down to whole blocks) once.
+void ReadMemory(const char* data, int64_t bytes, float* sink) {
+  constexpr int kVectors = 8;
+  VecI32 sums[kVectors] = {};
+  for (int64_t i = 0; i + kVectors * static_cast<int64_t>(sizeof(VecI32)) <= bytes; i += kVectors * sizeof(VecI32)) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) sums[v] ^= LoadBits<VecI32>(data + i + v * sizeof(VecI32));
+  }
+  for (int v = 1; v < kVectors; ++v) sums[0] ^= sums[v];
+  *sink = static_cast<float>(ReduceMax(sums[0]));
+}
+
+}  // namespace moed::kernels::MOED_ISA
