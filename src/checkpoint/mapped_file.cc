@@ -14,7 +14,8 @@
 namespace moed {
 
 absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // Without O_NONBLOCK, opening a pipe that lies there by the name of a file would wait for a writer.
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) return absl::ErrnoToStatus(errno, fmt::format("{}: cannot open", path));
   struct stat info;
   if (fstat(fd, &info) != 0) {

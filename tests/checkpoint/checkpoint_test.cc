@@ -2,8 +2,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <functional>
 #include <string>
 #include <vector>
@@ -162,6 +164,9 @@ TEST(Checkpoint, NotAFolder) {
   EXPECT_TRUE(absl::IsNotFound(Checkpoint::Open(dir.File("none")).status()));
   EXPECT_TRUE(absl::IsInvalidArgument(Checkpoint::Open(dir.Write("model.bin", "x")).status()));
   EXPECT_TRUE(absl::IsUnimplemented(Checkpoint::Open(dir.Write("model.gguf", "GGUF")).status()));
+  // A pipe is refused, not waited for.
+  ASSERT_EQ(mkfifo(dir.File("config.json").c_str(), 0600), 0);
+  EXPECT_TRUE(absl::IsInvalidArgument(Checkpoint::Open(dir.path()).status()));
 }
 
 TEST(Checkpoint, DummyWeightsAreMadeOnDemand) {
