@@ -87,12 +87,10 @@ class BlockPass {
   // Attends to the positions of one split; `states` start from nothing.
   void AttendSplit(int split, const RowStates& states) {
     states.Clear(rows(), sizes_.padded_dim);
-    const int64_t first = Max(static_cast<int64_t>(split) * kSplitPositions, piece_.first_visible);
-    const int64_t end = Min(static_cast<int64_t>(split + 1) * kSplitPositions, ContextOf(piece_.num_tokens - 1));
-    for (int64_t tile = first / kTilePositions * kTilePositions; tile < end; tile += kTilePositions) {
-      const TileRange range = {static_cast<int>(Max(first - tile, 0)),
-                               static_cast<int>(Min(end - tile, kTilePositions))};
-      LoadTile(tile, range);
+    const int64_t begin = Max(static_cast<int64_t>(split) * kSplitPositions, piece_.first_visible);
+    const int64_t end = Min(static_cast<int64_t>(split + 1) * kSplitPositions, end_position());
+    for (int64_t tile = begin / kTilePositions * kTilePositions; tile < end; tile += kTilePositions) {
+      LoadTile(tile);
       AttendTile(tile, states);
     }
   }
@@ -105,6 +103,9 @@ class BlockPass {
   }
 
  private:
+  // The positions that the block sees end here.
+  int64_t end_position() const { return ContextOf(piece_.num_tokens - 1); }
+
   // Token t of the block sees positions [FirstOf(t), ContextOf(t)).
   int64_t ContextOf(int64_t t) const { return piece_.first_context + t; }
   int64_t FirstOf(int64_t t) const { return args_.window == 0 ? 0 : Max(0, ContextOf(t) - args_.window); }
@@ -118,22 +119,56 @@ class BlockPass {
     }
   }
 
-  void LoadTile(int64_t tile, TileRange range) {
-    const int64_t block_size = args_.k_pages.dim(2);
+  // Where the keys and values of one tile lie.
+  struct TileRows {
+    int64_t tile = -1;
+    const T* keys[kTilePositions];
+    const T* values[kTilePositions];
+  };
+
+  // The part of the tile that some row of the block sees.
+  TileRange VisibleRange(int64_t tile) const {
+    return {static_cast<int>(Max(piece_.first_visible - tile, 0)),
+            static_cast<int>(Min(end_position() - tile, kTilePositions))};
+  }
+
+  void FindRows(int64_t tile, TileRows* rows) const {
     const int32_t* block_ids = args_.block_ids.As<int32_t>() + args_.block_starts.As<int32_t>()[piece_.sequence];
-    const T* k_rows[kTilePositions];
-    const T* v_rows[kTilePositions];
-    for (int i = range.begin; i < range.end; ++i) {
-      const int64_t block = block_ids[(tile + i) / block_size];
-      const int64_t row = (block * args_.k_pages.dim(1) + kv_head_) * block_size + (tile + i) % block_size;
-      k_rows[i] = args_.k_pages.As<T>() + row * sizes_.k_head_dim;
-      v_rows[i] = args_.v_pages.As<T>() + row * sizes_.v_head_dim;
+    const int64_t block_size = args_.k_pages.dim(2);
+    const TileRange range = VisibleRange(tile);
+    int64_t block = (tile + range.begin) / block_size;
+    int64_t offset = (tile + range.begin) % block_size;
+    for (int i = range.begin; i < range.end; ++block, offset = 0) {
+      const int64_t first_row = (block_ids[block] * args_.k_pages.dim(1) + kv_head_) * block_size;
+      for (; i < range.end && offset < block_size; ++i, ++offset) {
+        rows->keys[i] = args_.k_pages.As<T>() + (first_row + offset) * sizes_.k_head_dim;
+        rows->values[i] = args_.v_pages.As<T>() + (first_row + offset) * sizes_.v_head_dim;
+      }
     }
     // Positions that nobody may see take part as copies of one that is; their scores are thrown away.
-    for (int i = 0; i < range.begin; ++i) k_rows[i] = k_rows[range.begin];
-    for (int i = range.end; i < kTilePositions; ++i) k_rows[i] = k_rows[range.begin];
-    PackKeys(k_rows, range, sizes_.k_head_dim, scratch_.keys);
-    PackValues(v_rows, range, sizes_.v_head_dim, sizes_.padded_dim, scratch_.values);
+    for (int i = 0; i < kTilePositions; ++i) {
+      if (i >= range.begin && i < range.end) continue;
+      rows->keys[i] = rows->keys[range.begin];
+      rows->values[i] = rows->values[range.begin];
+    }
+    rows->tile = tile;
+  }
+
+  // Brings one tile's keys and values in, and asks for those of the next.
+  void LoadTile(int64_t tile) {
+    TileRows& rows = tile_rows_[tile / kTilePositions % 2];
+    if (rows.tile != tile) FindRows(tile, &rows);
+    const TileRange range = VisibleRange(tile);
+    const int64_t next = tile + kTilePositions;
+    if (next < Min(static_cast<int64_t>(piece_.end_split) * kSplitPositions, end_position())) {
+      TileRows& next_rows = tile_rows_[next / kTilePositions % 2];
+      FindRows(next, &next_rows);
+      PackKeys(rows.keys, range, sizes_.k_head_dim, next_rows.keys, scratch_.keys);
+      PackValues(rows.values, range, sizes_.v_head_dim, sizes_.padded_dim, next_rows.values, scratch_.values);
+    } else {
+      PackKeys(rows.keys, range, sizes_.k_head_dim, rows.keys, scratch_.keys);
+      PackValues(rows.values, range, sizes_.v_head_dim, sizes_.padded_dim, rows.values, scratch_.values);
+    }
   }
 
   // The part of the tile that row r sees.
@@ -198,6 +233,7 @@ class BlockPass {
   const Piece& piece_;
   const int64_t kv_head_;
   const Scratch& scratch_;
+  TileRows tile_rows_[2];  // of even and of odd tiles
 };
 
 // Partial results of all splits, one row a (KV head, split, row) as Piece::first_partial tells.

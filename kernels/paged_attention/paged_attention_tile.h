@@ -60,11 +60,16 @@ MOED_ALWAYS_INLINE void Transpose(VecF32 (&rows)[kLanes]) {
   }
 }
 
-// Keys of one tile: rows[position] to keys[d][position], in float. Positions outside `range` get any numbers.
+// Keys of one tile: rows[position] to keys[d][position], in float. Positions outside `range` get any numbers. Meanwhile
+// the rows of the next tile, which lie anywhere in memory, are asked for.
 template <typename T>
-void PackKeys(const T* const* rows, TileRange range, int64_t head_dim, float* keys) {
+void PackKeys(const T* const* rows, TileRange range, int64_t head_dim, const T* const* next_rows, float* keys) {
+  constexpr int64_t kLineElements = 64 / static_cast<int64_t>(sizeof(T));
   for (int position = range.begin / kLanes * kLanes; position < range.end; position += kLanes) {
     for (int64_t d = 0; d < head_dim; d += kLanes) {
+      if (d % kLineElements == 0) {
+        for (int i = 0; i < kLanes; ++i) PrefetchL2(next_rows[position + i] + d);
+      }
       const int64_t n = head_dim - d < kLanes ? head_dim - d : kLanes;
       VecF32 square[kLanes];
       if (n == kLanes) {
@@ -80,8 +85,11 @@ void PackKeys(const T* const* rows, TileRange range, int64_t head_dim, float* ke
 
 // Values of one tile: rows[position] to values[position][padded_dim], in float, with zeros after head_dim.
 template <typename T>
-void PackValues(const T* const* rows, TileRange range, int64_t head_dim, int64_t padded_dim, float* values) {
+void PackValues(const T* const* rows, TileRange range, int64_t head_dim, int64_t padded_dim, const T* const* next_rows,
+                float* values) {
+  constexpr int64_t kLineElements = 64 / static_cast<int64_t>(sizeof(T));
   for (int position = range.begin; position < range.end; ++position) {
+    for (int64_t d = 0; d < head_dim; d += kLineElements) PrefetchL2(next_rows[position] + d);
     const T* row = rows[position];
     float* out = values + position * padded_dim;
     int64_t d = 0;
