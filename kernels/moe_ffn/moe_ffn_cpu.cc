@@ -13,7 +13,7 @@ namespace {
 
 // Some of an expert's pairs: sorted_pairs[first .. first + rows).
 struct Tile {
-  const float* x;  // [hidden][rows]
+  const float* x;  // [hidden][rows]: packed, or of one row the token's own
   float* hidden;   // [intermediate][rows]
   int64_t first;
   int rows;
@@ -26,6 +26,7 @@ struct ActiveExpert {
 };
 
 struct Plan {
+  float* packed_x;  // [num_pairs, hidden]: tile t's at t.first
   ActiveExpert* experts;
   int64_t num_experts;
   Tile* tiles;
@@ -44,7 +45,8 @@ Plan MakePlan(const ExecContext& ctx, const MoeFfnArgs& args) {
   const int32_t* const pairs = args.sorted_pairs.As<int32_t>();
   float* const packed_x = Allocate<float>(ctx, num_pairs * hidden);
   float* const packed_hidden = Allocate<float>(ctx, num_pairs * intermediate);
-  Plan plan = {.experts = Allocate<ActiveExpert>(ctx, args.num_experts),
+  Plan plan = {.packed_x = packed_x,
+               .experts = Allocate<ActiveExpert>(ctx, args.num_experts),
                .num_experts = 0,
                .tiles = Allocate<Tile>(ctx, num_pairs),
                .num_tiles = 0,
@@ -58,7 +60,6 @@ Plan MakePlan(const ExecContext& ctx, const MoeFfnArgs& args) {
     for (int64_t i = 0; i < count; ++i) {
       const int64_t first = begin + TileBegin(rows, count, i);
       const int tile_rows = static_cast<int>(begin + TileBegin(rows, count, i + 1) - first);
-      // A tile of one row is the token's row itself; others are packed by PackTiles().
       const float* const x = tile_rows == 1 ? args.x.As<float>() + pairs[first] / args.top_k * args.x.stride(0)
                                             : packed_x + first * hidden;
       plan.tiles[plan.num_tiles++] = {x, packed_hidden + first * intermediate, first, tile_rows};
@@ -79,7 +80,7 @@ void PackTiles(const ExecContext& ctx, const MoeFfnArgs& args, const Plan& plan)
       for (int row = 0; row < tile.rows; ++row) {
         rows[row] = args.x.As<float>() + pairs[tile.first + row] / args.top_k * args.x.stride(0);
       }
-      PackTile(rows, tile.rows, args.x.dim(1), const_cast<float*>(tile.x));
+      PackTile(rows, tile.rows, args.x.dim(1), plan.packed_x + tile.first * args.x.dim(1));
     }
   });
 }

@@ -94,9 +94,9 @@ void CopyElements(const TensorView& from, const TensorView& to) {
   for (int64_t i = 0; i < to.num_elements(); ++i) test::SetElement(to, i, GetElement(from, i));
 }
 
-// The error an output may have. Gate and up carry that of a sum over `hidden`, at most two of magnitude sqrt(hidden)
-// times the sum's own standard deviation; the activation's slope is at most 1.13, and the sum over `intermediate`
-// averages those errors and adds its own. The whole is a fraction of the sum of the magnitudes of what is added.
+// The relative error that reaches an output: of the sums over `hidden` in gate and up, of the activation, whose slope
+// is about 1, of the sum over `intermediate`, and of the combination. All as fractions of the magnitudes that are
+// added.
 double Tolerance(const Shape& shape) {
   return 2 * test::SumTolerance(shape.hidden) + test::SumTolerance(shape.intermediate) +
          test::SumTolerance(shape.top_k) + 8 * test::kFloatEpsilon;
