@@ -228,9 +228,6 @@ void BlockManager::CheckInvariants() const {
     MOED_CHECK(b.node == PrefixIndex::kNoNode || index_.block(b.node) == static_cast<int32_t>(block), "block {}",
                block);
   }
-  if (num_free() == options_.num_blocks && num_cached_ == 0) {
-    MOED_CHECK(index_.num_nodes() == 0, "{} prefixes of nobody", index_.num_nodes());
-  }
 }
 
 }  // namespace moed

@@ -55,6 +55,8 @@ class BlockManager {
   int32_t num_free() const { return static_cast<int32_t>(blank_.size()) + num_cached_; }
   // Of these, the ones that hold a prefix.
   int32_t num_cached() const { return num_cached_; }
+  // Prefixes that the index knows, those on the way to a findable block or a running sequence included.
+  int32_t num_prefixes() const { return index_.num_nodes(); }
   // How often a block became free, ever: while it stands still, what did not fit does not fit yet.
   uint64_t num_releases() const { return num_releases_; }
 
