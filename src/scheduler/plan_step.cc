@@ -102,7 +102,9 @@ void Scheduler::Impl::AdmitWaiting(StepPlan* plan, PlannedStep* step) {
     const SequenceInfo* front = policy_->Front();
     if (front == nullptr) return;
     TrackedSequence* sequence = sequences_.find(front->id)->second.get();
-    if (!free_slots_.empty() && TryStart(sequence)) {
+    // Those who have ended but are not through yet hold a slot, though they no longer run.
+    const bool has_place = std::ssize(running_) < options_.max_num_seqs && !free_slots_.empty();
+    if (has_place && TryStart(sequence)) {
       const int32_t wanted = std::min({sequence->num_to_plan(), max_chunk_, budget_});
       const int32_t num_tokens = MakeRoom(wanted, sequence);
       MOED_CHECK(num_tokens > 0, "sequence {} was admitted without room", front->id);

@@ -87,7 +87,7 @@ Scheduler::Impl::Impl(const SchedulerOptions& options, const EngineInfo& engine,
       policy_(std::move(policy)),
       cache_(CacheOptions(options, engine)),
       max_positions_(cache_.MaxPositions(engine.max_context)) {
-  for (int32_t slot = options.max_num_seqs - 1; slot >= 0; --slot) free_slots_.push_back(slot);
+  for (int32_t slot = engine.max_slots - 1; slot >= 0; --slot) free_slots_.push_back(slot);
 }
 
 absl::StatusOr<std::unique_ptr<Scheduler>> Scheduler::Create(const SchedulerOptions& options, const EngineInfo& engine,
