@@ -24,9 +24,11 @@ constexpr char kDefault[] = "default";
 
 // ---- Input ----
 
-absl::Status CheckText(std::string_view text) {
-  if (jinja::IsValidUtf8(text)) return absl::OkStatus();
-  return InvalidArgument("the conversation holds text that is not valid UTF-8");
+absl::Status CheckTokens(const ChatTemplateOptions& options) {
+  for (const auto& [name, token] : options.special_tokens) {
+    if (!jinja::IsValidUtf8(token)) return InvalidArgument("{} is not valid UTF-8", name);
+  }
+  return absl::OkStatus();
 }
 
 // Throws jinja::TemplateError; `depth` counts down.
@@ -191,7 +193,7 @@ absl::Status ChatTemplate::Add(const std::string& name, std::string_view source)
 
 absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Parse(std::string_view source,
                                                                   ChatTemplateOptions options) {
-  for (const auto& [name, token] : options.special_tokens) MOED_RETURN_IF_ERROR(CheckText(token));
+  MOED_RETURN_IF_ERROR(CheckTokens(options));
   std::unique_ptr<ChatTemplate> result(new ChatTemplate(std::move(options)));
   MOED_RETURN_IF_ERROR(result->Add(kDefault, source));
   return result;
@@ -202,6 +204,7 @@ absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Load(const std::stri
   const std::filesystem::path dir(model_dir);
   MOED_ASSIGN_OR_RETURN(const std::optional<ordered_json> config, ReadJson(dir / "tokenizer_config.json"));
   if (config.has_value()) AddSpecialTokens(*config, &options);
+  MOED_RETURN_IF_ERROR(CheckTokens(options));
 
   NamedSources sources = TemplateFiles(dir);
   if (sources.empty()) {

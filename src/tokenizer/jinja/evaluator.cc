@@ -233,7 +233,10 @@ Evaluator::Flow Evaluator::IterateLoop(const ForStmt& stmt, const Value& iterabl
   auto loop = std::make_shared<LoopObject>();
   loop->name = kLoop;
   loop->stmt = &stmt;
-  loop->scope = scope_;
+  if (stmt.recursive) {
+    loop->scope = scope_;
+    KeepScope();
+  }
   loop->recursion = depth;
   loop->items = LoopItems(stmt, iterable);
   SetDepth(*loop, loop->items, budget_);
@@ -317,13 +320,19 @@ void Evaluator::ExecuteScope(const ScopeStmt& stmt) {
 
 // ---- Macros ----
 
+void Evaluator::KeepScope() {
+  if (!captured_scopes_.empty() && captured_scopes_.back() == scope_) return;
+  budget_.Allocate(sizeof(Scope));
+  captured_scopes_.push_back(scope_);
+}
+
 Value Evaluator::MakeMacro(const MacroDefinition& definition) {
   budget_.Allocate(sizeof(MacroObject) + sizeof(Scope));
   auto macro = std::make_shared<MacroObject>();
   macro->name = definition.name;
   macro->definition = &definition;
   macro->closure = scope_;
-  if (captured_scopes_.empty() || captured_scopes_.back() != scope_) captured_scopes_.push_back(scope_);
+  KeepScope();
   return Value::Of(Kind::kCallable, std::move(macro));
 }
 

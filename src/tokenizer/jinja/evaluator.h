@@ -76,6 +76,8 @@ class Evaluator {
   void ExecuteFilterBlock(const FilterBlockStmt& stmt);
   Flow ExecuteWith(const WithStmt& stmt);
   void ExecuteScope(const ScopeStmt& stmt);
+  // Notes that a value refers to the current scope.
+  void KeepScope();
   Value MakeMacro(const MacroDefinition& definition);
   void BindMacroParameters(const MacroDefinition& definition, Arguments& arguments);
   void CheckNamespaces(const Target& target);
@@ -107,7 +109,7 @@ class Evaluator {
   std::shared_ptr<Scope> scope_;
   // Kept apart from the values, so that cycles and long chains through them can be undone without recursion.
   std::vector<std::shared_ptr<NamespaceObject>> namespaces_;
-  std::vector<std::shared_ptr<Scope>> captured_scopes_;
+  std::vector<std::shared_ptr<Scope>> captured_scopes_;  // of macros and recursive loops
 };
 
 }  // namespace moed::jinja

@@ -23,7 +23,7 @@ struct LoopObject : CallableObject, std::enable_shared_from_this<LoopObject> {
   Value Changed(Evaluator& evaluator, Arguments& arguments);
 
   const ForStmt* stmt = nullptr;
-  std::shared_ptr<Scope> scope;  // around the loop
+  std::shared_ptr<Scope> scope;  // around the loop, if it is recursive
   std::vector<Value> items;
   size_t index = 0;  // of the current item, from 0
   int recursion = 0;

@@ -86,11 +86,10 @@ Value First(Evaluator& evaluator, const Value& input, Arguments& arguments) {
   return Value::Undefined("No first item, sequence was empty.");
 }
 
-bool IsReversible(const Value& value) { return HasLength(value) && !value.Is(Kind::kCallable) && !value.IsUndefined(); }
+bool IsReversible(const Value& value) { return HasLength(value) && !value.Is(Kind::kCallable); }
 
 Value Last(Evaluator& evaluator, const Value& input, Arguments& arguments) {
   const Parameters none("last", {}, arguments);
-  if (input.IsUndefined()) Fail("{}", input.undefined_message());
   if (!IsReversible(input)) Fail("'{}' object is not reversible", TypeName(input));
   const std::vector<Value> items = Iterate(input, evaluator.budget());
   return items.empty() ? Value::Undefined("No last item, sequence was empty.") : items.back();

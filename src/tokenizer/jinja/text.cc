@@ -35,7 +35,7 @@ void AppendNamespaceRepr(std::string* out, const Value& value, Budget& budget) {
   // A namespace may hold itself; Python prints the inner one as dots.
   budget.Step(16);
   if (out->size() > budget.limits().max_output_bytes) FailLimit("a namespace holds itself and cannot be printed");
-  *out += "<TemplateNamespace {";
+  *out += "<Namespace {";
   bool first = true;
   for (const auto& [name, attribute] : value.As<NamespaceObject>().attributes) {
     if (!first) *out += ", ";
@@ -43,7 +43,7 @@ void AppendNamespaceRepr(std::string* out, const Value& value, Budget& budget) {
     AppendStringRepr(out, name);
     *out += ": ";
     if (attribute.object() == value.object()) {
-      *out += "<TemplateNamespace {...}>";
+      *out += "<Namespace {...}>";
     } else if (attribute.Is(Kind::kNamespace)) {
       FailUnimplemented("printing a namespace within a namespace");
     } else {

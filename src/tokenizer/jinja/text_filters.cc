@@ -127,15 +127,15 @@ Value Center(Evaluator& evaluator, const Value& input, Arguments& arguments) {
 
 Value Truncate(Evaluator& evaluator, const Value& input, Arguments& arguments) {
   const Parameters parameters("truncate", {"length", "killwords", "end", "leeway"}, arguments);
-  if (!input.IsString()) Fail("truncate: the input must be a string, not '{}'", TypeName(input));
   const int64_t length = parameters.Int(0, 255);
   const std::string end = parameters.Has(2) ? parameters.String(2) : "...";
   const int64_t leeway = parameters.Given(3) ? parameters.Int(3, 5) : 5;
   const auto end_length = static_cast<int64_t>(CountCodePoints(end));
   if (length < end_length) Fail("expected length >= {}, got {}", end_length, length);
   if (leeway < 0) Fail("expected leeway >= 0, got {}", leeway);
+  if (static_cast<int64_t>(Length(input)) - leeway <= length) return input;
+  if (!input.IsString()) Fail("truncate: the input must be a string, not '{}'", TypeName(input));
   const StringObject& string = input.string_object();
-  if (static_cast<int64_t>(string.length) - leeway <= length) return input;
   std::string kept = string.text.substr(0, ByteOffset(string.text, static_cast<size_t>(length - end_length)));
   if (!parameters.Truth(1, false)) {
     const size_t space = kept.rfind(' ');
@@ -386,8 +386,13 @@ Value Round(Evaluator&, const Value& input, Arguments& arguments) {
 
 Value FileSizeFormat(Evaluator& evaluator, const Value& input, Arguments& arguments) {
   const Parameters parameters("filesizeformat", {"binary"}, arguments);
-  Arguments none;
-  const double bytes = Float(evaluator, input, none).AsDouble();
+  if (input.IsUndefined()) Fail("{}", input.undefined_message());
+  if (!input.IsNumber() && !input.IsString()) {
+    Fail("float() argument must be a string or a real number, not '{}'", TypeName(input));
+  }
+  const std::optional<double> size = input.IsString() ? ParseFloat(input.AsString()) : input.AsDouble();
+  if (!size.has_value()) Fail("could not convert string to float: {}", Repr(input, evaluator.budget()));
+  const double bytes = *size;
   const bool binary = parameters.Truth(0, false);
   const double base = binary ? 1024 : 1000;
   std::string text;

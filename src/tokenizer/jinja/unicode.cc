@@ -7,6 +7,7 @@
 #include <iterator>
 
 #include "tokenizer/jinja/special_casing.h"
+#include "tokenizer/utf8.h"
 
 namespace moed::jinja {
 namespace {
@@ -75,21 +76,7 @@ bool IsAscii(std::string_view text) {
 
 }  // namespace
 
-bool IsValidUtf8(std::string_view text) {
-  size_t position = 0;
-  while (position < text.size()) {
-    if (static_cast<unsigned char>(text[position]) < 0x80) {
-      ++position;
-      continue;
-    }
-    utf8proc_int32_t c = 0;
-    const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(text.data() + position);
-    const utf8proc_ssize_t length = utf8proc_iterate(bytes, static_cast<utf8proc_ssize_t>(text.size() - position), &c);
-    if (length <= 0) return false;
-    position += static_cast<size_t>(length);
-  }
-  return true;
-}
+bool IsValidUtf8(std::string_view text) { return FindInvalidUtf8(text) == std::string_view::npos; }
 
 size_t CountCodePoints(std::string_view text) {
   size_t count = 0;
@@ -97,34 +84,15 @@ size_t CountCodePoints(std::string_view text) {
   return count;
 }
 
-char32_t NextCodePoint(std::string_view text, size_t* position) {
-  const auto lead = static_cast<unsigned char>(text[*position]);
-  if (lead < 0x80) {
-    ++*position;
-    return lead;
-  }
-  const size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
-  char32_t c = lead & (0x7F >> length);
-  for (size_t i = 1; i < length && *position + i < text.size(); ++i) {
-    c = (c << 6) | (static_cast<unsigned char>(text[*position + i]) & 0x3F);
-  }
-  *position = std::min(*position + length, text.size());
-  return c;
-}
+char32_t NextCodePoint(std::string_view text, size_t* position) { return DecodeUtf8(text, *position); }
 
 char32_t PreviousCodePoint(std::string_view text, size_t* position) {
-  do {
-    --*position;
-  } while (*position > 0 && IsContinuation(text[*position]));
+  *position = PreviousUtf8(text, *position);
   size_t at = *position;
-  return NextCodePoint(text, &at);
+  return DecodeUtf8(text, at);
 }
 
-void AppendUtf8(std::string* out, char32_t code_point) {
-  utf8proc_uint8_t bytes[4];
-  const utf8proc_ssize_t length = utf8proc_encode_char(static_cast<utf8proc_int32_t>(code_point), bytes);
-  out->append(reinterpret_cast<const char*>(bytes), static_cast<size_t>(length));
-}
+void AppendUtf8(std::string* out, char32_t code_point) { moed::AppendUtf8(code_point, out); }
 
 size_t ByteOffset(std::string_view text, size_t index) {
   size_t position = 0;

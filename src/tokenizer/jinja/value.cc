@@ -33,7 +33,7 @@ std::vector<Value> Characters(const StringObject& string, Budget& budget) {
   for (size_t position = 0; position < string.text.size();) {
     const size_t begin = position;
     NextCodePoint(string.text, &position);
-    characters.push_back(Value::String(string.text.substr(begin, position - begin), string.markup));
+    characters.push_back(Value::String(string.text.substr(begin, position - begin)));
   }
   return characters;
 }
