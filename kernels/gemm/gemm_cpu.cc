@@ -39,33 +39,37 @@ MOED_ALWAYS_INLINE void WriteTile(const GemmArgs& args, const float* products, i
   }
 }
 
+// The products of some row tiles with some panels, written to out.
+void RunItem(const GemmArgs& args, const float* packed, int64_t num_tiles, const WorkSplit::Item& item) {
+  const int64_t m = args.x.dim(0), item_tiles = item.tile_end - item.tile_begin;
+  const Panels panels(args.weight);
+  alignas(64) float products[kMaxTileOutputs];
+  int count;
+  for (int64_t panel = item.panel_begin; panel < item.panel_end; panel += count) {
+    count = PanelStep(m, num_tiles);
+    if (panel + count > item.panel_end) count = static_cast<int>(item.panel_end - panel);
+    const char* const next = panel + count < item.panel_end ? panels.Panel(panel + count) : nullptr;
+    for (int64_t tile = 0; tile < item_tiles; ++tile) {
+      const int64_t first_row = TileBegin(m, num_tiles, item.tile_begin + tile);
+      const int rows = static_cast<int>(TileBegin(m, num_tiles, item.tile_begin + tile + 1) - first_row);
+      TileProduct(packed + first_row * args.weight.k, rows, panels, panel, count,
+                  PartToPrefetch(next, panels, tile, item_tiles), products);
+      for (int i = 0; i < count; ++i) WriteTile(args, products + i * rows * kPanel, first_row, rows, panel + i);
+    }
+  }
+}
+
 }  // namespace
 
 void Gemm(const ExecContext& ctx, const GemmArgs& args) {
-  const int64_t m = args.x.dim(0), k = args.weight.k, n = args.weight.n;
-  if (m == 0 || n == 0) return;
+  const int64_t m = args.x.dim(0);
+  if (m == 0 || args.weight.n == 0) return;
   const Workspace::Scope scope(ctx.workspace);
   const int64_t num_tiles = NumTiles(m);
   const float* const packed = PackRows(ctx, args.x, num_tiles);
-  const Panels panels(args.weight);
-  const WorkSplit split(Panels::Count(args.weight), panels.panel_bytes, num_tiles, ctx.threads->num_threads());
-
+  const WorkSplit split(Panels::Count(args.weight), num_tiles, ctx.threads->num_threads());
   ctx.threads->ParallelFor(split.num_items(), 1, [&](int64_t begin, int64_t end, int /*worker*/) {
-    alignas(64) float products[kMaxTileOutputs];
-    for (int64_t item = begin; item < end; ++item) {
-      const WorkSplit::Item work = split.item(item, num_tiles);
-      for (int64_t tile = work.tile_begin; tile < work.tile_end; ++tile) {
-        const int64_t first_row = TileBegin(m, num_tiles, tile);
-        const int rows = static_cast<int>(TileBegin(m, num_tiles, tile + 1) - first_row);
-        int count;
-        for (int64_t panel = work.panel_begin; panel < work.panel_end; panel += count) {
-          count = PanelsAtOnce(rows);
-          if (panel + count > work.panel_end) count = static_cast<int>(work.panel_end - panel);
-          TileProduct(packed + first_row * k, rows, panels, panel, count, products);
-          for (int i = 0; i < count; ++i) WriteTile(args, products + i * rows * kPanel, first_row, rows, panel + i);
-        }
-      }
-    }
+    for (int64_t i = begin; i < end; ++i) RunItem(args, packed, num_tiles, split.item(i, num_tiles));
   });
 }
 

@@ -13,6 +13,7 @@ namespace moed::kernels::MOED_ISA {
 
 constexpr int kPanel = PackedWeight::kPanel;
 constexpr int kPanelVectors = kPanel / kLanes;
+constexpr int64_t kCacheLine = 64;
 
 // The largest tile. Its accumulators, a row of weights and one activation fill the registers: 32 of 16 lanes, or 16.
 constexpr int kMaxTileRows = kLanes == 16 ? 12 : kLanes == 8 ? 3 : 2;
@@ -22,6 +23,12 @@ constexpr int kMaxTileRows = kLanes == 16 ? 12 : kLanes == 8 ? 3 : 2;
 constexpr int PanelsAtOnce(int rows) {
   const int chains = rows * kPanelVectors;
   return chains >= 8 ? 1 : 8 / chains >= 4 ? 4 : 8 / chains >= 2 ? 2 : 1;
+}
+
+// Panels that `rows` rows in num_tiles tiles take side by side: one where there are several tiles, so that it stays in
+// the second-level cache while they pass.
+constexpr int PanelStep(int64_t rows, int64_t num_tiles) {
+  return num_tiles > 1 ? 1 : PanelsAtOnce(static_cast<int>(rows));
 }
 
 // Floats that a tile's results take at most.
@@ -65,13 +72,15 @@ MOED_ALWAYS_INLINE VecF32 EvenOfPair(VecU32 pair) { return reinterpret_cast<VecF
 MOED_ALWAYS_INLINE VecF32 OddOfPair(VecU32 pair) { return reinterpret_cast<VecF32>(pair & 0xffff0000u); }
 
 // One pass over k for kVectors vectors of each of kPanels panels, `weights` pointing at the first.
+// Meanwhile it asks for a cache line a step from `prefetch` on.
 template <DType kDType, int kRows, int kPanels, int kVectors>
 MOED_ALWAYS_INLINE void Pass(const float* activations, const char* weights, int64_t panel_bytes, int64_t k,
-                             VecF32 (&accumulators)[kRows][kPanels * kVectors]) {
+                             const char* prefetch, VecF32 (&accumulators)[kRows][kPanels * kVectors]) {
   constexpr int64_t kStep = kPanel * 4;  // bytes of one k (fp32) or two (bf16) in a panel
   constexpr int64_t kVectorBytes = sizeof(VecF32);
   const int64_t steps = kDType == DType::kF32 ? k : k / 2;
   for (int64_t step = 0; step < steps; ++step, weights += kStep) {
+    if constexpr (kRows > 1) PrefetchL2(prefetch + step * kCacheLine);  // a single row only waits for memory anyway
     if constexpr (kDType == DType::kF32) {
       VecF32 w[kPanels * kVectors];
 #pragma GCC unroll 16
@@ -106,11 +115,13 @@ MOED_ALWAYS_INLINE void Pass(const float* activations, const char* weights, int6
 }
 
 template <DType kDType, int kRows, int kPanels>
-void Tile(const float* activations, const char* weights, int64_t panel_bytes, int64_t k, float* out) {
+void Tile(const float* activations, const char* weights, int64_t panel_bytes, int64_t k, const char* prefetch,
+          float* out) {
   constexpr int kVectors = PassVectors(kRows);
   for (int first = 0; first < kPanelVectors; first += kVectors) {
     VecF32 accumulators[kRows][kPanels * kVectors] = {};
-    Pass<kDType, kRows, kPanels, kVectors>(activations, weights + first * sizeof(VecF32), panel_bytes, k, accumulators);
+    Pass<kDType, kRows, kPanels, kVectors>(activations, weights + first * sizeof(VecF32), panel_bytes, k, prefetch,
+                                           accumulators);
 #pragma GCC unroll 4
     for (int panel = 0; panel < kPanels; ++panel) {
 #pragma GCC unroll 16
@@ -125,7 +136,7 @@ void Tile(const float* activations, const char* weights, int64_t panel_bytes, in
 }
 
 using TileFunction = void (*)(const float* activations, const char* weights, int64_t panel_bytes, int64_t k,
-                              float* out);
+                              const char* prefetch, float* out);
 
 // [dtype is bf16][rows - 1]
 template <bool kWide, DType kDType, int kRows>
@@ -147,20 +158,31 @@ struct Table {
 
 }  // namespace micro_kernel
 
+// What TileProduct() is to prefetch for tile `tile` of num_tiles, when panel `next` (null: none) comes after this one:
+// with two tiles or more, the first reads this panel and each of the first two fetches half of the next meanwhile. A
+// single tile is bound by memory, where more requests do not help.
+MOED_ALWAYS_INLINE const char* PartToPrefetch(const char* next, const Panels& panels, int64_t tile, int64_t num_tiles) {
+  return next == nullptr || num_tiles < 2 || tile >= 2 ? nullptr : next + tile * panels.panel_bytes / 2;
+}
+
 // out[panel][row][kPanel] = tile * panel for `count` panels from `first`, count <= PanelsAtOnce(rows);
-// `activations` is a packed tile (row_tiles.h), 1 <= rows <= kMaxTileRows.
+// `activations` is a packed tile (row_tiles.h), 1 <= rows <= kMaxTileRows. Meanwhile half a panel's bytes from
+// `prefetch` on, where it is not null, are brought into the second-level cache.
 MOED_ALWAYS_INLINE void TileProduct(const float* activations, int rows, const Panels& panels, int64_t first, int count,
-                                    float* out) {
+                                    const char* prefetch, float* out) {
   using micro_kernel::Table;
   const bool is_f32 = panels.dtype == DType::kF32;
+  const char* const weights = panels.Panel(first);
+  if (prefetch == nullptr) prefetch = weights;  // which is being read anyway
   if (count > 1 && count == PanelsAtOnce(rows)) {
     const auto* tile = is_f32 ? Table<true, DType::kF32>::kFunctions : Table<true, DType::kBF16>::kFunctions;
-    tile[rows - 1](activations, panels.Panel(first), panels.panel_bytes, panels.k, out);
+    tile[rows - 1](activations, weights, panels.panel_bytes, panels.k, prefetch, out);
     return;
   }
   const auto* tile = is_f32 ? Table<false, DType::kF32>::kFunctions : Table<false, DType::kBF16>::kFunctions;
   for (int i = 0; i < count; ++i) {
-    tile[rows - 1](activations, panels.Panel(first + i), panels.panel_bytes, panels.k, out + i * rows * kPanel);
+    tile[rows - 1](activations, weights + i * panels.panel_bytes, panels.panel_bytes, panels.k, prefetch,
+                   out + i * rows * kPanel);
   }
 }
 

@@ -19,13 +19,10 @@ class WorkSplit {
   };
 
   // For `num_products` products with that many panels each, whose rows make up to max_tiles tiles each.
-  MOED_ALWAYS_INLINE WorkSplit(int64_t num_panels, int64_t panel_bytes, int64_t max_tiles, int num_threads,
-                               int64_t num_products = 1)
+  MOED_ALWAYS_INLINE WorkSplit(int64_t num_panels, int64_t max_tiles, int num_threads, int64_t num_products = 1)
       : num_panels_(num_panels) {
     const int64_t wanted_items = num_threads == 1 ? 1 : CeilDiv(num_threads * kItemsPerThread, num_products);
-    // With many tiles a group stays in the second-level cache while the rows pass, each tile used for all its panels.
-    const int64_t fitting = max_tiles > 1 ? kCachedPanelBytes / panel_bytes : kMaxGroup;
-    group_size_ = Clamp(num_panels / wanted_items, 1, Clamp(fitting, 1, kMaxGroup));
+    group_size_ = Clamp(num_panels / wanted_items, 1, kMaxGroup);
     num_groups_ = CeilDiv(num_panels, group_size_);
     num_blocks_ = Clamp(CeilDiv(wanted_items, num_groups_), 1, max_tiles);
   }
@@ -53,7 +50,6 @@ class WorkSplit {
  private:
   static constexpr int64_t kItemsPerThread = 4;
   static constexpr int64_t kMaxGroup = 4;
-  static constexpr int64_t kCachedPanelBytes = 512 << 10;
 
   MOED_ALWAYS_INLINE static int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
   MOED_ALWAYS_INLINE static int64_t Clamp(int64_t value, int64_t low, int64_t high) {

@@ -22,6 +22,7 @@ struct Tile {
 // An expert that has tokens, and its tiles: [tile_begin, tile_end).
 struct ActiveExpert {
   int64_t expert;
+  int64_t rows;
   int64_t tile_begin, tile_end;
 };
 
@@ -55,7 +56,7 @@ Plan MakePlan(const ExecContext& ctx, const MoeFfnArgs& args) {
     const int64_t begin = offsets[expert], rows = offsets[expert + 1] - begin;
     if (rows == 0) continue;
     const int64_t count = NumTiles(rows);
-    plan.experts[plan.num_experts++] = {expert, plan.num_tiles, plan.num_tiles + count};
+    plan.experts[plan.num_experts++] = {expert, rows, plan.num_tiles, plan.num_tiles + count};
     if (count > plan.max_tiles) plan.max_tiles = count;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t first = begin + TileBegin(rows, count, i);
@@ -86,53 +87,50 @@ void PackTiles(const ExecContext& ctx, const MoeFfnArgs& args, const Plan& plan)
 }
 
 // hidden[outputs][rows] = act(gate) * up, of one panel's products [rows][kPanel]; `gate` is overwritten.
-template <Activation kActivation>
-MOED_ALWAYS_INLINE void ActivateTile(float* gate, const float* up, int rows, int64_t outputs, float* hidden) {
-  for (int i = 0; i < rows * kPanel; i += kLanes) {
-    const VecF32 x = Load(gate + i);
-    Store(gate + i, (kActivation == Activation::kSilu ? Silu(x) : GeluTanh(x)) * Load(up + i));
+MOED_ALWAYS_INLINE void ActivateTile(Activation activation, float* gate, const float* up, int rows, int64_t outputs,
+                                     float* hidden) {
+  if (activation == Activation::kSilu) {
+    for (int i = 0; i < rows * kPanel; i += kLanes) Store(gate + i, Silu(Load(gate + i)) * Load(up + i));
+  } else {
+    for (int i = 0; i < rows * kPanel; i += kLanes) Store(gate + i, GeluTanh(Load(gate + i)) * Load(up + i));
   }
   const float* tile_rows[kMaxTileRows];
   for (int row = 0; row < rows; ++row) tile_rows[row] = gate + row * kPanel;
   PackTile(tile_rows, rows, outputs, hidden);
 }
 
-void GateUpPanels(const MoeFfnArgs& args, const Tile& tile, int64_t expert, int64_t panel_begin, int64_t panel_end) {
-  const Panels gate(args.gate[expert]), up(args.up[expert]);
+// The hidden values of some tiles of an expert for some panels of gate and up.
+void GateUpItem(const MoeFfnArgs& args, const Plan& plan, const ActiveExpert& expert, const WorkSplit::Item& item) {
+  const Panels gate(args.gate[expert.expert]), up(args.up[expert.expert]);
+  const int64_t intermediate = args.gate[expert.expert].n, item_tiles = item.tile_end - item.tile_begin;
   alignas(64) float gate_products[kMaxTileOutputs], up_products[kMaxTileOutputs];
   int count;
-  for (int64_t panel = panel_begin; panel < panel_end; panel += count) {
-    count = PanelsAtOnce(tile.rows);
-    if (panel + count > panel_end) count = static_cast<int>(panel_end - panel);
-    TileProduct(tile.x, tile.rows, gate, panel, count, gate_products);
-    TileProduct(tile.x, tile.rows, up, panel, count, up_products);
-    for (int i = 0; i < count; ++i) {
-      const int64_t column = (panel + i) * kPanel, left = args.gate[expert].n - column;
-      const int64_t outputs = left < kPanel ? left : kPanel;
-      float* const g = gate_products + i * tile.rows * kPanel;
-      const float* const u = up_products + i * tile.rows * kPanel;
-      float* const hidden = tile.hidden + column * tile.rows;
-      if (args.activation == Activation::kSilu) {
-        ActivateTile<Activation::kSilu>(g, u, tile.rows, outputs, hidden);
-      } else {
-        ActivateTile<Activation::kGeluTanh>(g, u, tile.rows, outputs, hidden);
+  for (int64_t panel = item.panel_begin; panel < item.panel_end; panel += count) {
+    count = PanelStep(expert.rows, expert.tile_end - expert.tile_begin);
+    if (panel + count > item.panel_end) count = static_cast<int>(item.panel_end - panel);
+    const bool has_next = panel + count < item.panel_end;
+    for (int64_t t = 0; t < item_tiles; ++t) {
+      const Tile& tile = plan.tiles[expert.tile_begin + item.tile_begin + t];
+      TileProduct(tile.x, tile.rows, gate, panel, count,
+                  PartToPrefetch(has_next ? gate.Panel(panel + count) : nullptr, gate, t, item_tiles), gate_products);
+      TileProduct(tile.x, tile.rows, up, panel, count,
+                  PartToPrefetch(has_next ? up.Panel(panel + count) : nullptr, up, t, item_tiles), up_products);
+      for (int i = 0; i < count; ++i) {
+        const int64_t column = (panel + i) * kPanel, left = intermediate - column;
+        ActivateTile(args.activation, gate_products + i * tile.rows * kPanel, up_products + i * tile.rows * kPanel,
+                     tile.rows, left < kPanel ? left : kPanel, tile.hidden + column * tile.rows);
       }
     }
   }
 }
 
 void GateUp(const ExecContext& ctx, const MoeFfnArgs& args, const Plan& plan) {
-  const Panels panels(args.gate[0]);
-  const WorkSplit split(Panels::Count(args.gate[0]), 2 * panels.panel_bytes, plan.max_tiles, ctx.threads->num_threads(),
-                        plan.num_experts);
+  const WorkSplit split(Panels::Count(args.gate[0]), plan.max_tiles, ctx.threads->num_threads(), plan.num_experts);
   const int64_t items = split.num_items();
   ctx.threads->ParallelFor(plan.num_experts * items, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
     for (int64_t i = begin; i < end; ++i) {
       const ActiveExpert& expert = plan.experts[i / items];
-      const WorkSplit::Item item = split.item(i % items, expert.tile_end - expert.tile_begin);
-      for (int64_t tile = item.tile_begin; tile < item.tile_end; ++tile) {
-        GateUpPanels(args, plan.tiles[expert.tile_begin + tile], expert.expert, item.panel_begin, item.panel_end);
-      }
+      GateUpItem(args, plan, expert, split.item(i % items, expert.tile_end - expert.tile_begin));
     }
   });
 }
@@ -146,18 +144,23 @@ void DownPanels(const MoeFfnArgs& args, const Plan& plan, int64_t panel_begin, i
   for (int64_t e = 0; e < plan.num_experts; ++e) {
     const ActiveExpert& expert = plan.experts[e];
     const Panels down(args.down[expert.expert]);
-    for (int64_t t = expert.tile_begin; t < expert.tile_end; ++t) {
-      const Tile& tile = plan.tiles[t];
-      int count;
-      for (int64_t panel = panel_begin; panel < panel_end; panel += count) {
-        count = PanelsAtOnce(tile.rows);
-        if (panel + count > panel_end) count = static_cast<int>(panel_end - panel);
-        TileProduct(tile.hidden, tile.rows, down, panel, count, products);
-        for (int i = 0; i < count; ++i) {
-          for (int row = 0; row < tile.rows; ++row) {
-            float* const to = results + pairs[tile.first + row] * width + (panel + i - panel_begin) * kPanel;
-            std::memcpy(to, products + (i * tile.rows + row) * kPanel, kPanel * sizeof(float));
-          }
+    const int64_t num_tiles = expert.tile_end - expert.tile_begin;
+    int count;
+    for (int64_t panel = panel_begin; panel < panel_end; panel += count) {
+      count = PanelStep(expert.rows, num_tiles);
+      if (panel + count > panel_end) count = static_cast<int>(panel_end - panel);
+      // After the last panel of this expert comes the first of the next.
+      const char* next = panel + count < panel_end ? down.Panel(panel + count) : nullptr;
+      if (next == nullptr && e + 1 < plan.num_experts) {
+        next = Panels(args.down[plan.experts[e + 1].expert]).Panel(panel_begin);
+      }
+      for (int64_t t = 0; t < num_tiles; ++t) {
+        const Tile& tile = plan.tiles[expert.tile_begin + t];
+        TileProduct(tile.hidden, tile.rows, down, panel, count, PartToPrefetch(next, down, t, num_tiles), products);
+        for (int i = 0; i < count * tile.rows; ++i) {
+          const int64_t column = (panel - panel_begin + i / tile.rows) * kPanel;
+          std::memcpy(results + pairs[tile.first + i % tile.rows] * width + column, products + i * kPanel,
+                      kPanel * sizeof(float));
         }
       }
     }
@@ -185,8 +188,7 @@ void Combine(const MoeFfnArgs& args, const float* results, int64_t column, int64
 }
 
 void Down(const ExecContext& ctx, const MoeFfnArgs& args, const Plan& plan) {
-  const Panels panels(args.down[0]);
-  const WorkSplit split(Panels::Count(args.down[0]), panels.panel_bytes, plan.max_tiles, ctx.threads->num_threads());
+  const WorkSplit split(Panels::Count(args.down[0]), plan.max_tiles, ctx.threads->num_threads());
   const int64_t results_size = args.sorted_pairs.dim(0) * split.group_size() * kPanel;
   float* const results = Allocate<float>(ctx, results_size * ctx.threads->num_threads());
   ctx.threads->ParallelFor(split.num_groups(), 1, [&](int64_t begin, int64_t end, int worker) {
