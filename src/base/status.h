@@ -6,11 +6,14 @@
 
 #include <absl/status/status.h>
 #include <absl/status/statusor.h>
-#include <fmt/format.h>
 
 #include <string>
 #include <string_view>
 #include <utility>
+
+// CUDA's compiler cannot read fmt; in .cu files errors are only named, never made.
+#ifndef __CUDACC__
+#include <fmt/format.h>
 
 namespace moed {
 
@@ -48,6 +51,7 @@ inline absl::Status Annotate(const absl::Status& status, std::string_view contex
 }
 
 }  // namespace moed
+#endif  // __CUDACC__
 
 #define MOED_RETURN_IF_ERROR(expression)                                                   \
   do {                                                                                     \

@@ -1,7 +1,9 @@
 #include "base/thread_pool.h"
 
 #include <algorithm>
-#include <mutex>
+#include <atomic>
+#include <thread>
+#include <vector>
 
 #include "base/logging.h"
 
@@ -21,9 +23,9 @@ inline void CpuRelax() {
 
 }  // namespace
 
-// The loop under way. Everything but the atomics is written by the caller before `generation` moves on, and is read by
-// the workers after they saw it move.
-struct ThreadPool::Loop {
+// What describes the loop under way is written by the caller before `generation` moves on, and read by the workers
+// after they saw it move.
+struct ThreadPool::Team {
   Function function = nullptr;
   const void* body = nullptr;
   int64_t count = 0;
@@ -32,6 +34,7 @@ struct ThreadPool::Loop {
   alignas(64) std::atomic<uint32_t> generation{0};
   alignas(64) std::atomic<int> working{0};
   std::atomic<bool> stop{false};
+  std::vector<std::thread> workers;
 
   void Work(int worker) {
     for (;;) {
@@ -40,69 +43,68 @@ struct ThreadPool::Loop {
       function(body, begin, std::min(begin + grain, count), worker);
     }
   }
+
+  void WorkerMain(int worker) {
+    uint32_t seen = 0;
+    for (;;) {
+      uint32_t now = generation.load(std::memory_order_acquire);
+      for (int spin = 0; now == seen; ++spin) {
+        if (spin < kSpins) {
+          CpuRelax();
+        } else {
+          generation.wait(seen, std::memory_order_acquire);
+        }
+        now = generation.load(std::memory_order_acquire);
+      }
+      seen = now;
+      if (stop.load(std::memory_order_relaxed)) return;
+      Work(worker);
+      working.fetch_sub(1, std::memory_order_acq_rel);
+      working.notify_one();
+    }
+  }
 };
 
-ThreadPool::ThreadPool(int num_threads) : loop_(std::make_unique<Loop>()) {
+ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads), team_(std::make_unique<Team>()) {
   MOED_CHECK(num_threads >= 1, "num_threads is {}", num_threads);
-  workers_.reserve(num_threads - 1);
+  team_->workers.reserve(num_threads - 1);
   for (int worker = 1; worker < num_threads; ++worker) {
-    workers_.emplace_back([this, worker] { WorkerMain(worker); });
+    team_->workers.emplace_back([team = team_.get(), worker] { team->WorkerMain(worker); });
   }
 }
 
 ThreadPool::~ThreadPool() {
-  loop_->stop.store(true, std::memory_order_relaxed);
-  loop_->generation.fetch_add(1, std::memory_order_release);
-  loop_->generation.notify_all();
-  for (std::thread& worker : workers_) worker.join();
+  team_->stop.store(true, std::memory_order_relaxed);
+  team_->generation.fetch_add(1, std::memory_order_release);
+  team_->generation.notify_all();
+  for (std::thread& worker : team_->workers) worker.join();
 }
 
 void ThreadPool::Run(int64_t count, int64_t grain, Function function, const void* body) {
   if (count <= 0) return;
   grain = std::max<int64_t>(grain, 1);
-  if (workers_.empty() || count <= grain) {
+  if (num_threads_ == 1 || count <= grain) {
     function(body, 0, count, 0);
     return;
   }
-  Loop& loop = *loop_;
-  loop.function = function;
-  loop.body = body;
-  loop.count = count;
-  loop.grain = grain;
-  loop.next.store(0, std::memory_order_relaxed);
-  loop.working.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  loop.generation.fetch_add(1, std::memory_order_release);
-  loop.generation.notify_all();
-  loop.Work(0);
+  Team& team = *team_;
+  team.function = function;
+  team.body = body;
+  team.count = count;
+  team.grain = grain;
+  team.next.store(0, std::memory_order_relaxed);
+  team.working.store(static_cast<int>(team.workers.size()), std::memory_order_relaxed);
+  team.generation.fetch_add(1, std::memory_order_release);
+  team.generation.notify_all();
+  team.Work(0);
   // The workers are at the last pieces: waiting for them is short, unless the machine is crowded.
-  for (int spin = 0; loop.working.load(std::memory_order_acquire) != 0; ++spin) {
+  for (int spin = 0; team.working.load(std::memory_order_acquire) != 0; ++spin) {
     if (spin < kSpins) {
       CpuRelax();
     } else {
-      const int left = loop.working.load(std::memory_order_acquire);
-      if (left != 0) loop.working.wait(left, std::memory_order_acquire);
+      const int left = team.working.load(std::memory_order_acquire);
+      if (left != 0) team.working.wait(left, std::memory_order_acquire);
     }
-  }
-}
-
-void ThreadPool::WorkerMain(int worker) {
-  Loop& loop = *loop_;
-  uint32_t seen = 0;
-  for (;;) {
-    uint32_t generation = loop.generation.load(std::memory_order_acquire);
-    for (int spin = 0; generation == seen; ++spin) {
-      if (spin < kSpins) {
-        CpuRelax();
-      } else {
-        loop.generation.wait(seen, std::memory_order_acquire);
-      }
-      generation = loop.generation.load(std::memory_order_acquire);
-    }
-    seen = generation;
-    if (loop.stop.load(std::memory_order_relaxed)) return;
-    loop.Work(worker);
-    loop.working.fetch_sub(1, std::memory_order_acq_rel);
-    loop.working.notify_one();
   }
 }
 

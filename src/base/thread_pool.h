@@ -2,12 +2,9 @@
 #ifndef MOED_BASE_THREAD_POOL_H_
 #define MOED_BASE_THREAD_POOL_H_
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
-#include <thread>
 #include <type_traits>
-#include <vector>
 
 namespace moed {
 
@@ -23,7 +20,7 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
+  int num_threads() const { return num_threads_; }
 
   // Calls body(begin, end, worker) over pieces of [0, count), each of `grain` items but for the last, handed out in
   // order to whoever is free; returns when all are done. worker < num_threads() names a place for scratch memory.
@@ -41,13 +38,13 @@ class ThreadPool {
 
  private:
   using Function = void (*)(const void* body, int64_t begin, int64_t end, int worker);
-  struct Loop;
+  // The threads and the loop that they share; here only by name, since CUDA's compiler cannot read <thread>.
+  struct Team;
 
   void Run(int64_t count, int64_t grain, Function function, const void* body);
-  void WorkerMain(int worker);
 
-  std::unique_ptr<Loop> loop_;
-  std::vector<std::thread> workers_;
+  const int num_threads_;
+  std::unique_ptr<Team> team_;
 };
 
 }  // namespace moed
