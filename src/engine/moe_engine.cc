@@ -94,7 +94,8 @@ absl::Status MoeEngine::LoadModel(const MoeEngineOptions& options, Checkpoint& c
     MOED_LOG_WARNING("the checkpoint's tensor {} is not used by this model", name);
   }
   const int32_t max_context = options.max_model_len > 0 ? options.max_model_len : config.max_positions;
-  MOED_ASSIGN_OR_RETURN(decoder_, Decoder::Create(std::move(config), std::move(weights), max_context, ctx_.device));
+  MOED_ASSIGN_OR_RETURN(decoder_,
+                        TransformerDecoder::Create(std::move(config), std::move(weights), max_context, ctx_.device));
   info_.max_context = max_context;
   return absl::OkStatus();
 }

@@ -92,7 +92,7 @@ class MoeEngine final : public Engine {
   std::unique_ptr<ThreadPool> threads_;
   Workspace workspace_;
   ExecContext ctx_;
-  std::optional<Decoder> decoder_;
+  std::optional<TransformerDecoder> decoder_;
   std::optional<PagedKvCache> cache_;
   std::vector<SamplerSlot> slots_;  // [max_slots]
 

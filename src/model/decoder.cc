@@ -16,7 +16,7 @@ namespace moed {
 
 // The rows that flow through the layers. `branch` holds what the last block gave and the next norm adds to `residual`;
 // it is empty before the first layer.
-struct Decoder::Activations {
+struct TransformerDecoder::Activations {
   TensorView residual;  // [num_tokens, hidden]
   TensorView branch;    // [num_tokens, hidden]
   TensorView normed;    // [num_tokens, hidden]
@@ -40,12 +40,14 @@ struct Decoder::Activations {
   }
 };
 
-absl::StatusOr<Decoder> Decoder::Create(ModelConfig config, ModelWeights weights, int32_t max_context, Device device) {
+absl::StatusOr<TransformerDecoder> TransformerDecoder::Create(ModelConfig config, ModelWeights weights,
+                                                              int32_t max_context, Device device) {
   MOED_ASSIGN_OR_RETURN(RopeTable rope, RopeTable::Create(config.rope, max_context, device));
-  return Decoder(std::move(config), std::move(weights), std::move(rope));
+  return TransformerDecoder(std::move(config), std::move(weights), std::move(rope));
 }
 
-DecoderOutput Decoder::Forward(const ExecContext& ctx, const DecoderBatch& batch, PagedKvCache* cache) const {
+DecoderOutput TransformerDecoder::Forward(const ExecContext& ctx, const DecoderBatch& batch,
+                                          PagedKvCache* cache) const {
   const AttentionConfig& attention = config_.attention;
   const int64_t tokens = batch.token_ids.dim(0);
   const int64_t hidden = config_.hidden_size;
@@ -85,8 +87,8 @@ DecoderOutput Decoder::Forward(const ExecContext& ctx, const DecoderBatch& batch
   return out;
 }
 
-void Decoder::Attention(const ExecContext& ctx, const DecoderBatch& batch, const LayerCache& cache, int32_t layer,
-                        Activations* act) const {
+void TransformerDecoder::Attention(const ExecContext& ctx, const DecoderBatch& batch, const LayerCache& cache,
+                                   int32_t layer, Activations* act) const {
   const AttentionConfig& config = config_.attention;
   const LayerWeights& weights = weights_.layer(layer);
   const DecoderBatch::Group& group = batch.groups[cache.group];
@@ -124,7 +126,8 @@ void Decoder::Attention(const ExecContext& ctx, const DecoderBatch& batch, const
                 {.x = act->attended, .weight = weights.output.weight, .bias = weights.output.bias, .out = act->branch});
 }
 
-void Decoder::FeedForward(const ExecContext& ctx, int32_t layer, Activations* act, DecoderOutput* out) const {
+void TransformerDecoder::FeedForward(const ExecContext& ctx, int32_t layer, Activations* act,
+                                     DecoderOutput* out) const {
   const LayerWeights& weights = weights_.layer(layer);
   act->Norm(ctx, weights.ffn_norm, config_.norm_eps);
 
@@ -165,7 +168,8 @@ void Decoder::FeedForward(const ExecContext& ctx, int32_t layer, Activations* ac
 }
 
 // Only the rows that are asked for go through the final norm and the LM head.
-void Decoder::Logits(const ExecContext& ctx, const DecoderBatch& batch, Activations* act, DecoderOutput* out) const {
+void TransformerDecoder::Logits(const ExecContext& ctx, const DecoderBatch& batch, Activations* act,
+                                DecoderOutput* out) const {
   const int64_t rows = batch.logits_tokens.dim(0), hidden = config_.hidden_size;
   if (rows == 0) return;
   Activations last;

@@ -37,10 +37,11 @@ struct DecoderOutput {
 };
 
 // Weights and tables are immutable: one decoder may run with several contexts and caches.
-class Decoder {
+class TransformerDecoder {
  public:
   // The rope table reaches max_context positions. RESOURCE_EXHAUSTED for memory.
-  static absl::StatusOr<Decoder> Create(ModelConfig config, ModelWeights weights, int32_t max_context, Device device);
+  static absl::StatusOr<TransformerDecoder> Create(ModelConfig config, ModelWeights weights, int32_t max_context,
+                                                   Device device);
 
   // Runs one step; keys and values go into `cache`. The output lives until the workspace's scope around the call ends.
   DecoderOutput Forward(const ExecContext& ctx, const DecoderBatch& batch, PagedKvCache* cache) const;
@@ -51,7 +52,7 @@ class Decoder {
  private:
   struct Activations;
 
-  Decoder(ModelConfig config, ModelWeights weights, RopeTable rope)
+  TransformerDecoder(ModelConfig config, ModelWeights weights, RopeTable rope)
       : config_(std::move(config)), weights_(std::move(weights)), rope_(std::move(rope)) {}
 
   void Attention(const ExecContext& ctx, const DecoderBatch& batch, const LayerCache& cache, int32_t layer,
