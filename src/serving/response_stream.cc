@@ -39,10 +39,16 @@ ResponseChunk ResponseStream::Take(std::unique_lock<std::mutex> lock) {
   return chunk;
 }
 
+void ResponseStream::OnEndWhileHeldBack(std::function<void(ResponseChunk)> told) {
+  std::lock_guard lock(mutex_);
+  told_ = std::move(told);
+}
+
 void ResponseStream::Cancel() { inbox_->Cancel(id_); }
 
 ResponseStream::Pushed ResponseStream::Push(ResponseChunk chunk) {
   std::lock_guard lock(mutex_);
+  const bool was_held = held_;
   if (!unread_) {
     unread_ = std::move(chunk);
   } else {
@@ -54,6 +60,9 @@ ResponseStream::Pushed ResponseStream::Push(ResponseChunk chunk) {
     unread_->stats = chunk.stats;
   }
   held_ = !unread_->last() && std::ssize(unread_->token_ids) >= capacity_;
+  if (was_held && unread_->last() && told_) {
+    return {.wake = [told = std::move(told_), last = *std::exchange(unread_, std::nullopt)] { told(last); }};
+  }
   arrived_.notify_one();
   return {.held = held_, .wake = std::exchange(wake_, nullptr)};
 }

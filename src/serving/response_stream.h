@@ -43,11 +43,16 @@ struct ResponseChunk {
 class ResponseStream {
  public:
   // The next chunk. Where there is none yet, nullopt, and `wake` is called exactly once, from another thread, as soon
-  // as there is. After the last chunk nothing more comes and Poll must not be called.
+  // as there is. After the last chunk nothing more comes.
   std::optional<ResponseChunk> Poll(std::function<void()> wake);
 
   // Waits for the next chunk. Not to be mixed with Poll.
   ResponseChunk Next();
+
+  // Before the first Poll: `told` gets the last chunk, with all that lies unread, when the request ends while the
+  // sequence is held back. Its reader is busy then and may stay so (a peer that does not read), and would not ask in
+  // time. Called from another thread, at most once; Poll then gives nothing more.
+  void OnEndWhileHeldBack(std::function<void(ResponseChunk)> told);
 
   // Ends the request, with the chunk kCancelled as its last. No effect on one that has ended.
   void Cancel();
@@ -61,7 +66,7 @@ class ResponseStream {
 
   struct Pushed {
     bool held = false;           // `capacity` is reached: hold the sequence back
-    std::function<void()> wake;  // the reader's, if it waits
+    std::function<void()> wake;  // the reader's, if it is to be told
   };
   // Called by the loop's thread.
   Pushed Push(ResponseChunk chunk);
@@ -78,6 +83,7 @@ class ResponseStream {
   std::optional<ResponseChunk> unread_;
   bool held_ = false;
   std::function<void()> wake_;
+  std::function<void(ResponseChunk)> told_;
 };
 
 }  // namespace moed

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
 
 namespace moed {

@@ -255,7 +255,8 @@ void ServingLoop::Deliver(ActiveRequest& active, SequenceUpdate update) {
   chunk.finish = active.text.stopped() ? FinishReason::kStop : update.finish;
   chunk.status = FinishStatus(chunk.finish, update.error, active.completion_tokens);
   chunk.stats = update.stats;
-  chunk.stats.completion_tokens = active.completion_tokens;
+  chunk.stats.finished = absl::Now();
+  chunk.stats.completion_tokens = active.completion_tokens;  // fewer than computed where a stop string came first
   EndRequest(active, std::move(chunk));
 }
 

@@ -1,6 +1,6 @@
-// An engine without a model: it "computes" by storing tokens in the blocks that the plan names, and draws the next token
-// as a function of all the tokens that it reads back from them. So a wrong block table, position or token shows in the
-// output.
+// An engine without a model: it "computes" by storing tokens in the blocks that the plan names, and draws the next
+// token as a function of all the tokens that it reads back from them. So a wrong block table, position or token shows
+// in the output.
 #ifndef MOED_TESTS_SUPPORT_FAKE_ENGINE_H_
 #define MOED_TESTS_SUPPORT_FAKE_ENGINE_H_
 
@@ -65,7 +65,7 @@ class FakeEngine : public Engine {
   absl::StatusOr<Ticket> Submit(const StepPlan& plan) override {
     MOED_CHECK(static_cast<int32_t>(in_flight_.size()) < options_.info.max_steps_in_flight);
     MOED_CHECK(plan.num_tokens() <= options_.info.max_tokens_per_step);
-    absl::StatusOr<StepResult> result = absl::Status();
+    absl::StatusOr<StepResult> result;
     if (absl::Status failure = options_.fail ? options_.fail(plan) : absl::OkStatus(); !failure.ok()) {
       result = failure;
     } else {
@@ -133,7 +133,7 @@ class FakeEngine : public Engine {
     slot.last_token = options_.next_token(context);
     result.tokens = {slot.last_token};
     if (slot.params.logprobs >= 0) {
-      TokenLogprobs logprobs{.chosen = {.id = slot.last_token, .logprob = -0.5f}};
+      TokenLogprobs logprobs{.chosen = {.id = slot.last_token, .logprob = -0.5f}, .top = {}};
       for (int32_t n = 0; n < slot.params.logprobs; ++n) {
         logprobs.top.push_back({.id = (slot.last_token + n) % options_.info.vocab_size, .logprob = -0.5f - n});
       }

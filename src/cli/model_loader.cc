@@ -1,0 +1,55 @@
+#include "cli/model_loader.h"
+
+#include <absl/time/clock.h>
+
+#include <utility>
+
+#include "base/logging.h"
+#include "cli/progress_bar.h"
+#include "engine/moe_engine.h"
+#include "scheduler/policy.h"
+#include "tokenizer/chat_template.h"
+#include "tokenizer/tokenizer.h"
+
+namespace moed {
+
+std::shared_ptr<const ChatTemplate> LoadChatTemplateIfAny(const std::string& dir) {
+  auto chat_template = ChatTemplate::Load(dir);
+  if (chat_template.ok()) return std::move(chat_template).value();
+  if (!absl::IsNotFound(chat_template.status())) {
+    MOED_LOG_WARNING("the chat template is not understood, so Chat is not available: {}",
+                     Message(chat_template.status()));
+  }
+  return nullptr;
+}
+
+absl::StatusOr<std::shared_ptr<const ServedModel>> LoadServedModel(const ServerConfig& config) {
+  const absl::Time start = absl::Now();
+  // What is quick to fail comes before what is slow to load.
+  MOED_ASSIGN_OR_RETURN(auto policy, MakePolicy(config.scheduling_policy));
+  MOED_ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer, Tokenizer::Load(config.tokenizer_dir));
+
+  std::unique_ptr<MoeEngine> engine;
+  {
+    ProgressBar bar;
+    MoeEngineOptions options = config.engine;
+    options.progress = [&bar](double fraction, std::string_view what) { bar.Update(fraction, what); };
+    MOED_ASSIGN_OR_RETURN(engine, MoeEngine::Load(options));
+  }
+  if (tokenizer->vocab_size() > engine->info().vocab_size) {
+    MOED_LOG_WARNING("the tokenizer has {} tokens, the model only {}; prompts with the others are refused",
+                     tokenizer->vocab_size(), engine->info().vocab_size);
+  }
+  MOED_LOG_INFO(
+      "loaded {} in {:.1f} s: {}, {} threads, weights {:.2f} GiB, KV cache {:.2f} GiB in {} blocks, context {}",
+      config.engine.model_dir, absl::ToDoubleSeconds(absl::Now() - start), DTypeName(engine->dtype()),
+      engine->num_threads(), static_cast<double>(engine->memory_plan().weights) / (1 << 30),
+      static_cast<double>(engine->memory_plan().kv_cache) / (1 << 30), engine->memory_plan().kv_blocks,
+      engine->info().max_context);
+  MOED_ASSIGN_OR_RETURN(auto loop,
+                        ServingLoop::Create(config.serving, std::move(engine), std::move(policy), tokenizer));
+  return std::make_shared<const ServedModel>(config.engine.served_model_name, std::move(tokenizer),
+                                             LoadChatTemplateIfAny(config.tokenizer_dir), std::move(loop));
+}
+
+}  // namespace moed

@@ -1,0 +1,81 @@
+#include "cli/server_config.h"
+
+#include <filesystem>
+
+namespace moed {
+
+void ServerConfig::AddModelOptions(OptionTable* table) {
+  table->BeginGroup("Model");
+  table->Add("model", &engine.model_dir, "Folder of the model, as the Hugging Face Hub lays it out");
+  table->Add("tokenizer", &tokenizer_dir, "Folder of tokenizer and chat template, where it is not the model's");
+  table->Add("served_model_name", &engine.served_model_name, "What clients call the model; else the folder's name");
+  table->Add("load_format", &engine.load_format,
+             "auto, safetensors, or dummy: random weights for any config.json, to try a shape without its weights");
+  table->Add("dtype", &engine.dtype, "What weights compute in: auto (as the checkpoint says), fp32, bf16");
+  table->Add("max_model_len", &engine.max_model_len, "Tokens of prompt and output together; 0: what the model allows");
+  table->Add("seed", &seed, "Of draws for requests that name no seed, and of dummy weights: a number, or random");
+
+  table->BeginGroup("Cache");
+  table->Add("kv_cache_dtype", &engine.kv_cache_dtype, "What keys and values are kept in: auto, fp32, bf16, fp16");
+  table->Add(
+      "kv_cache_memory", &engine.kv_cache_bytes,
+      "Memory for keys and values, like 8GiB; 0: for max_num_seqs whole contexts, at most a quarter of what is free");
+  table->Add("block_size", &engine.block_size,
+             "Tokens in a block; small blocks waste less at a sequence's end, large ones read faster");
+
+  table->BeginGroup("Compute");
+  table->Add("threads", &engine.num_threads, "Processor threads; 0: all that this process may use");
+  table->Add("cpu_isa", &engine.isa,
+             "Instruction set to use at most: auto, generic, avx2, avx512, avx512_vnni, avx512_bf16");
+  table->Add("max_num_seqs", &serving.scheduler.max_num_seqs, "Sequences that run at once; more wait");
+  table->Add("max_num_batched_tokens", &serving.scheduler.max_num_batched_tokens,
+             "Tokens of one step; more: faster prompts, fewer: less delay for those who decode meanwhile");
+
+  table->BeginGroup("Log");
+  table->Add("log_level", &log_level, "trace, debug, info, warning, error, off");
+}
+
+void ServerConfig::AddServingOptions(OptionTable* table) {
+  table->BeginGroup("Scheduling");
+  table->Add("scheduling_policy", &scheduling_policy, "Who goes first: fcfs (first come, first served)");
+  table->Add("max_prefill_chunk", &serving.scheduler.max_prefill_chunk,
+             "Tokens of one prompt in one step; 0: as many as fit");
+  table->Add("max_queue", &serving.scheduler.max_queue, "Requests that may wait; one more is refused");
+  table->Add("enable_prefix_caching", &serving.scheduler.enable_prefix_caching,
+             "Keep what was computed for prompts that begin alike");
+  table->Add("stream_capacity", &serving.stream_capacity,
+             "Tokens that a reader may leave unread before its sequence is held back");
+  table->Add("slow_reader_timeout", &serving.slow_reader_timeout,
+             "How long a sequence is held back before its request is cut off");
+  table->Add("log_requests", &serving.log_requests, "One line in the log for each request");
+}
+
+void ServerConfig::AddServerOptions(OptionTable* table) {
+  table->BeginGroup("Server");
+  table->Add("host", &server.host, "Address to listen on; 0.0.0.0 for all");
+  table->Add("port", &server.port, "Port to listen on; 0 picks a free one");
+  table->Add("max_message_bytes", &server.max_message_bytes, "The largest request");
+  table->Add("connection_memory_bytes", &server.connection_memory_bytes, "Buffers of all connections together");
+  table->Add("handshake_timeout", &server.handshake_timeout, "For a new connection to speak HTTP/2");
+  table->Add("keepalive_time", &server.keepalive_time, "Silence after which a peer is asked whether it lives");
+  table->Add("drain_timeout", &drain_timeout, "After SIGTERM, time for running requests to end");
+}
+
+absl::Status ServerConfig::Resolve() {
+  if (engine.model_dir.empty()) {
+    return InvalidArgument("no model is named; give --model DIR, or model: in the configuration");
+  }
+  if (tokenizer_dir.empty()) tokenizer_dir = engine.model_dir;
+  if (engine.served_model_name.empty()) {
+    std::filesystem::path dir = std::filesystem::path(engine.model_dir).lexically_normal();
+    if (!dir.has_filename()) dir = dir.parent_path();
+    engine.served_model_name = dir.filename().string();
+  }
+  engine.max_num_seqs = serving.scheduler.max_num_seqs;
+  engine.max_num_batched_tokens = serving.scheduler.max_num_batched_tokens;
+  serving.scheduler.seed = seed;
+  engine.dummy_seed = seed.value_or(engine.dummy_seed);
+  return absl::OkStatus();
+}
+
+}  // namespace moed

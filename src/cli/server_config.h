@@ -1,0 +1,45 @@
+// Everything that can be configured, in one place; each part lives with what it configures.
+#ifndef MOED_CLI_SERVER_CONFIG_H_
+#define MOED_CLI_SERVER_CONFIG_H_
+
+#include <absl/time/time.h>
+
+#include <string>
+
+#include "base/status.h"
+#include "cli/option_table.h"
+#include "engine/moe_engine.h"
+#include "service/server.h"
+#include "serving/serving_loop.h"
+
+namespace moed {
+
+struct ServerConfig {
+  MoeEngineOptions engine;
+  ServingOptions serving;
+  ServerOptions server;
+  // The folder with tokenizer and chat template; empty: the model's. (--tokenizer)
+  std::string tokenizer_dir;
+  // (--scheduling-policy)
+  std::string scheduling_policy = "fcfs";
+  // Seeds the draws of requests that name no seed, and dummy weights; nothing: another one at each start. (--seed)
+  std::optional<uint64_t> seed;
+  // After SIGTERM, how long requests that run may take to end; load balancers commonly wait as long. (--drain-timeout)
+  absl::Duration drain_timeout = absl::Seconds(30);
+  // (--log-level)
+  std::string log_level = "info";
+
+  // Rows for what loads a model; for how requests are scheduled; for the server around them. A command takes those that
+  // mean something to it.
+  void AddModelOptions(OptionTable* table);
+  void AddServingOptions(OptionTable* table);
+  void AddServerOptions(OptionTable* table);
+
+  // Carries what stands in one option to every part that needs it, and fills the model's name. INVALID_ARGUMENT when no
+  // model is named.
+  absl::Status Resolve();
+};
+
+}  // namespace moed
+
+#endif  // MOED_CLI_SERVER_CONFIG_H_
