@@ -31,7 +31,8 @@ struct DecoderState {
 //
 // Bytes that are not UTF-8 become U+FFFD: in the byte-level alphabet one for each maximal subpart (as Unicode
 // recommends and Rust and Python do), with byte fallback one for each byte (as SentencePiece does; the Hugging Face
-// package would also drop the valid characters of the same run of byte tokens).
+// package would also drop the valid characters of the same run of byte tokens). An added token is written as it stands
+// in the file, also where the normalizer would change it.
 class Decoder {
  public:
   enum class Bytes {

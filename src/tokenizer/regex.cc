@@ -13,7 +13,7 @@ namespace moed {
 namespace {
 
 // A pre-tokenizer's pattern needs a few steps a character; these stop only those that explode.
-constexpr uint32_t kMatchLimit = 50'000'000;
+constexpr uint32_t kMatchLimit = 10'000'000;
 constexpr uint32_t kHeapLimitKib = 64 << 10;
 constexpr size_t kJitStackBytes = 8 << 20;
 constexpr size_t kMaxPatternBytes = 64 << 10;

@@ -28,7 +28,8 @@ class RegexScratch {
 // A compiled expression; immutable, to be shared between threads.
 //
 // The patterns of tokenizer.json are written for Oniguruma with Ruby's syntax. Compile() rewrites what PCRE2 reads
-// otherwise: \s, \w, \b and \h, intervals followed by "+", (?m), \uHHHH, intersections of classes (&&).
+// otherwise: \s, \w, \b and \h, intervals followed by "+", (?m), \uHHHH, intersections of classes (&&). One difference
+// is left: under (?i), no two letters match one character ("ss" does not match "ß").
 class Regex {
  public:
   // INVALID_ARGUMENT where the pattern is malformed, UNIMPLEMENTED where it uses what cannot be rewritten.

@@ -23,6 +23,8 @@ constexpr std::string_view kNotSpace =
 // the symbols that are Alphabetic.
 constexpr std::string_view kWord =
     R"(\p{L}\p{M}\p{Nl}\p{Nd}\p{Pc}\x{24B6}-\x{24E9}\x{1F130}-\x{1F149}\x{1F150}-\x{1F169}\x{1F170}-\x{1F189})";
+// Outside of a class, Oniguruma counts the superscripts and fractions of Latin-1 too.
+constexpr std::string_view kLatin1Numbers = R"(\xB2\xB3\xB9\xBC-\xBE)";
 constexpr std::string_view kHexDigit = "0-9a-fA-F";
 constexpr int kMaxClassDepth = 16;
 
@@ -53,6 +55,27 @@ std::string_view ShortCategory(std::string_view name) {
     if (name == long_name) return short_name;
   }
   return name;
+}
+
+// What [:name:] means, for between brackets; "" when there is no such name.
+std::string_view PosixItems(std::string_view name) {
+  const std::pair<std::string_view, std::string_view> kItems[] = {
+      {"alpha", R"(\p{Alphabetic})"},
+      {"alnum", R"(\p{Alphabetic}\p{Nd})"},
+      {"digit", R"(\p{Nd})"},
+      {"upper", R"(\p{Uppercase})"},
+      {"lower", R"(\p{Lowercase})"},
+      {"cntrl", R"(\p{Cc})"},
+      {"space", kSpace},
+      {"word", kWord},
+      {"xdigit", kHexDigit},
+      {"blank", R"(\p{Zs}\t)"},
+      {"punct", R"(\p{P}\p{S})"},
+  };
+  for (const auto& [known, items] : kItems) {
+    if (name == known) return items;
+  }
+  return "";
 }
 
 class Translator {
@@ -217,9 +240,10 @@ class Translator {
       position_ += 2;
       return absl::OkStatus();
     };
+    const std::string word = fmt::format("{}{}", kWord, kLatin1Numbers);
     const auto border = [&](bool negated) {
-      out_ += negated ? fmt::format("(?:(?<=[{0}])(?=[{0}])|(?<![{0}])(?![{0}]))", kWord)
-                      : fmt::format("(?:(?<=[{0}])(?![{0}])|(?<![{0}])(?=[{0}]))", kWord);
+      out_ += negated ? fmt::format("(?:(?<=[{0}])(?=[{0}])|(?<![{0}])(?![{0}]))", word)
+                      : fmt::format("(?:(?<=[{0}])(?![{0}])|(?<![{0}])(?=[{0}]))", word);
       position_ += 2;
       return absl::OkStatus();
     };
@@ -235,7 +259,7 @@ class Translator {
         return set(kSpace, c == 'S');
       case 'w':
       case 'W':
-        return set(kWord, c == 'W');
+        return set(word, c == 'W');
       case 'h':
       case 'H':
         return set(kHexDigit, c == 'H');
@@ -413,11 +437,21 @@ class Translator {
     return absl::OkStatus();
   }
 
+  // [:name:] or [:^name:], inside of a class.
   absl::Status PosixBracket(Operand* operand) {
     const size_t close = pattern_.find(":]", position_);
     if (close == std::string_view::npos) return Malformed("'[:' without ':]'");
-    operand->items += pattern_.substr(position_, close + 2 - position_);
+    std::string_view name = pattern_.substr(position_ + 2, close - position_ - 2);
+    const bool negated = !name.empty() && name[0] == '^';
+    if (negated) name.remove_prefix(1);
+    const std::string_view items = PosixItems(name);
+    if (items.empty()) return Unsupported(fmt::format("'[:{}:]'", name));
     position_ = close + 2;
+    if (negated) {
+      operand->others.push_back(fmt::format("[^{}]", items));
+    } else {
+      operand->items += items;
+    }
     return absl::OkStatus();
   }
 

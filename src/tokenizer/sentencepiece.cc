@@ -185,7 +185,9 @@ absl::StatusOr<std::unique_ptr<TokenizerParts>> ParseSentencePiece(std::string_v
       normalizer.add_dummy_prefix(), normalizer.remove_extra_whitespaces(), normalizer.escape_whitespaces()}});
   std::vector<AddedToken> added = AddedPieces(model);
   MergeAddedTokens(config, &added);
-  MOED_RETURN_IF_ERROR(RegisterAddedTokens(added, parts.get()));
+  // Pieces are written as the normalized text is, with their spaces escaped.
+  const auto as_written = [](std::string_view content) { return std::string(content); };
+  MOED_RETURN_IF_ERROR(RegisterAddedTokens(added, as_written, parts.get()));
   parts->bos_id = PieceOrNone(trainer.bos_id(), parts->vocabulary);
   parts->eos_id = PieceOrNone(trainer.eos_id(), parts->vocabulary);
   TokenizerConfig with_default = config;

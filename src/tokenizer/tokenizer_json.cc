@@ -155,6 +155,19 @@ absl::Status ParsePostProcessor(const JsonField& field, TokenizerParts* parts) {
   return absl::OkStatus();
 }
 
+absl::Status RegisterAll(const std::vector<AddedToken>& added, TokenizerParts* parts) {
+  RegexScratch regex_scratch;
+  NormalizerScratch scratch;
+  absl::Status status;
+  const auto normalized_form = [&](std::string_view content) {
+    const auto normalized = parts->normalizer.Apply(content, regex_scratch, scratch);
+    if (!normalized.ok()) status = normalized.status();
+    return std::string(normalized.ok() ? *normalized : content);
+  };
+  MOED_RETURN_IF_ERROR(RegisterAddedTokens(added, normalized_form, parts));
+  return status;
+}
+
 absl::Status ParseModel(const JsonField& model, TokenizerParts* parts) {
   MOED_RETURN_IF_ERROR(model.ExpectObject());
   // The oldest files leave the type out.
@@ -199,7 +212,7 @@ absl::StatusOr<std::unique_ptr<TokenizerParts>> ParseTokenizerJson(std::string_v
   MOED_ASSIGN_OR_RETURN(parts->normalizer, ParseNormalizer(root["normalizer"]));
   MOED_ASSIGN_OR_RETURN(parts->pre_tokenizer, ParsePreTokenizer(root["pre_tokenizer"]));
   MOED_RETURN_IF_ERROR(ParseModel(root["model"], parts.get()));
-  MOED_RETURN_IF_ERROR(RegisterAddedTokens(added, parts.get()));
+  MOED_RETURN_IF_ERROR(RegisterAll(added, parts.get()));
   MOED_RETURN_IF_ERROR(ParsePostProcessor(root["post_processor"], parts.get()));
   MOED_RETURN_IF_ERROR(ApplySpecialTokens(config, parts.get()));
   MOED_ASSIGN_OR_RETURN(Decoder::Options decoder, ParseDecoder(root["decoder"]));

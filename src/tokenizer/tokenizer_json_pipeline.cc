@@ -105,7 +105,8 @@ absl::Status AddPreTokenizer(const JsonField& part, const std::string& type, std
     MOED_ASSIGN_OR_RETURN(const SplitBehavior behavior, ParseBehavior(part["behavior"], "Isolated"));
     steps->push_back(SplitStep{&IsPunctuation, behavior});
   } else if (type == "Whitespace") {
-    MOED_ASSIGN_OR_RETURN(auto regex, CompileShared(R"(\w+|[^\w\s]+)"));
+    // \w+|[^\w\s]+ in the regex engine of that step, whose \w has the join controls too.
+    MOED_ASSIGN_OR_RETURN(auto regex, CompileShared(R"([\w\u200C\u200D]+|[^\w\u200C\u200D\s]+)"));
     steps->push_back(SplitStep{std::move(regex), SplitBehavior::kRemoved, /*invert=*/true});
   } else if (type == "WhitespaceSplit") {
     steps->push_back(SplitStep{&IsWhiteSpace, SplitBehavior::kRemoved});

@@ -94,7 +94,9 @@ void MergeAddedTokens(const TokenizerConfig& config, std::vector<AddedToken>* to
   }
 }
 
-absl::Status RegisterAddedTokens(const std::vector<AddedToken>& tokens, TokenizerParts* parts) {
+absl::Status RegisterAddedTokens(const std::vector<AddedToken>& tokens,
+                                 absl::FunctionRef<std::string(std::string_view)> normalized_form,
+                                 TokenizerParts* parts) {
   for (const AddedToken& token : tokens) {
     const std::optional<int32_t> id = parts->vocabulary.Find(token.content);
     if (!id.has_value()) {
@@ -106,15 +108,8 @@ absl::Status RegisterAddedTokens(const std::vector<AddedToken>& tokens, Tokenize
   }
   parts->is_special.assign(parts->vocabulary.size(), false);
   for (const AddedToken& token : tokens) parts->is_special[token.id] = token.special;
-  RegexScratch regex_scratch;
-  NormalizerScratch scratch;
-  absl::Status status;
-  parts->added_tokens = AddedTokens(tokens, [&](std::string_view content) {
-    auto normalized = parts->normalizer.Apply(content, regex_scratch, scratch);
-    if (!normalized.ok()) status = normalized.status();
-    return std::string(normalized.ok() ? *normalized : content);
-  });
-  return status;
+  parts->added_tokens = AddedTokens(tokens, normalized_form);
+  return absl::OkStatus();
 }
 
 absl::Status ApplySpecialTokens(const TokenizerConfig& config, TokenizerParts* parts) {

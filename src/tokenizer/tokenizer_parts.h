@@ -2,6 +2,7 @@
 #ifndef MOED_TOKENIZER_TOKENIZER_PARTS_H_
 #define MOED_TOKENIZER_TOKENIZER_PARTS_H_
 
+#include <absl/functional/function_ref.h>
 #include <absl/status/statusor.h>
 
 #include <cstdint>
@@ -54,8 +55,11 @@ absl::StatusOr<std::unique_ptr<TokenizerParts>> ParseSentencePiece(std::string_v
 
 // Adds to `tokens` those that only the configuration names.
 void MergeAddedTokens(const TokenizerConfig& config, std::vector<AddedToken>* tokens);
-// Gives the added tokens their places in the vocabulary, and is_special its size and values.
-absl::Status RegisterAddedTokens(const std::vector<AddedToken>& tokens, TokenizerParts* parts);
+// Gives the added tokens their places in the vocabulary, and is_special its size and values. Those that are sought in
+// the normalized text are sought as `normalized_form` writes them.
+absl::Status RegisterAddedTokens(const std::vector<AddedToken>& tokens,
+                                 absl::FunctionRef<std::string(std::string_view)> normalized_form,
+                                 TokenizerParts* parts);
 // Sets bos_id and eos_id, and makes prefix and suffix agree with add_bos_token and add_eos_token.
 absl::Status ApplySpecialTokens(const TokenizerConfig& config, TokenizerParts* parts);
 
