@@ -51,8 +51,8 @@ TEST(Utf8Test, InvalidBytesAreCutIntoMaximalSubparts) {
   };
   for (const Row& row : rows) {
     const Utf8Step step = NextUtf8(row.bytes);
-    EXPECT_EQ(step.kind, Utf8Step::kInvalid) << testing::PrintToString(row.bytes);
-    EXPECT_EQ(step.length, row.length) << testing::PrintToString(row.bytes);
+    EXPECT_EQ(step.kind, Utf8Step::kInvalid) << ::testing::PrintToString(row.bytes);
+    EXPECT_EQ(step.length, row.length) << ::testing::PrintToString(row.bytes);
   }
 }
 
