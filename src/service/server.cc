@@ -4,7 +4,6 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/impl/service_type.h>
-#include <grpcpp/impl/service_type.h>
 #include <grpcpp/resource_quota.h>
 #include <sys/resource.h>
 
@@ -17,7 +16,7 @@
 #include "base/logging.h"
 #include "service/authenticator.h"
 #include "service/inference_service.h"
-#include "service/listen_check.h"
+#include "service/listener.h"
 
 namespace moed {
 namespace {
@@ -32,8 +31,7 @@ void EnableHealthAndReflection() {
   static_cast<void>(once);
 }
 
-// Each connection takes a descriptor, and gRPC stops listening when accept() finds none left: take what the system
-// allows.
+// Each connection takes a descriptor: take what the system allows.
 void RaiseDescriptorLimit() {
   rlimit limit;
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
@@ -71,8 +69,6 @@ void Configure(const ServerOptions& options, grpc::ServerBuilder* builder) {
   builder->SetResourceQuota(quota);
   // The synchronous API serves reflection only.
   builder->SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
-  // Two servers on one port would each get some of the connections.
-  builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, Milliseconds(options.handshake_timeout));
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, Milliseconds(options.keepalive_time));
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
@@ -85,7 +81,9 @@ void Configure(const ServerOptions& options, grpc::ServerBuilder* builder) {
 
 struct Server::Impl {
   std::unique_ptr<grpc::Service> inference;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor;
   std::unique_ptr<grpc::Server> server;
+  std::unique_ptr<Listener> listener;
 };
 
 Server::Server(std::unique_ptr<Impl> impl, std::string address)
@@ -96,24 +94,28 @@ Server::~Server() { Shutdown(absl::InfinitePast()); }
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, const ModelRegistry& models,
                                                       const Authenticator& authenticator) {
   MOED_RETURN_IF_ERROR(CheckOptions(options));
-  // gRPC reports that it cannot listen, but not why.
-  MOED_RETURN_IF_ERROR(CheckCanListen(options.host, options.port));
+  auto impl = std::make_unique<Impl>();
+  MOED_ASSIGN_OR_RETURN(impl->listener, Listener::Bind(options.host, options.port));
   EnableHealthAndReflection();
   RaiseDescriptorLimit();
 
-  auto impl = std::make_unique<Impl>();
   impl->inference = MakeInferenceService(models, authenticator);
   grpc::ServerBuilder builder;
   Configure(options, &builder);
-  int port = 0;
-  builder.AddListeningPort(fmt::format("{}:{}", options.host, options.port), grpc::InsecureServerCredentials(), &port);
+  impl->acceptor = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, grpc::InsecureServerCredentials());
   builder.RegisterService(impl->inference.get());
   impl->server = builder.BuildAndStart();
-  if (impl->server == nullptr || port == 0) {
-    return Unavailable("cannot listen on {}:{}", options.host, options.port);
-  }
-  auto server = std::unique_ptr<Server>(new Server(std::move(impl), fmt::format("{}:{}", options.host, port)));
+  if (impl->server == nullptr) return Internal("gRPC did not start its server");
+
+  std::string address = fmt::format("{}:{}", options.host, impl->listener->port());
+  auto server = std::unique_ptr<Server>(new Server(std::move(impl), std::move(address)));
   server->SetReady(false);
+  server->impl_->listener->Start([acceptor = server->impl_->acceptor.get()](int connection) {
+    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters parameters;
+    parameters.fd = connection;
+    acceptor->HandleNewConnection(&parameters);
+  });
   return server;
 }
 
@@ -122,6 +124,7 @@ void Server::SetReady(bool ready) {
 }
 
 void Server::Shutdown(absl::Time deadline) {
+  impl_->listener->Stop();
   if (deadline == absl::InfiniteFuture()) return impl_->server->Shutdown();
   impl_->server->Shutdown(absl::ToChronoTime(std::max(deadline, absl::Now())));
 }

@@ -1,0 +1,163 @@
+// The server around the services: health, reflection, limits, hostile bytes and connections.
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <grpcpp/impl/codegen/client_unary_call.h>
+#include <grpcpp/support/sync_stream.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "tests/service/service_fixture.h"
+
+namespace moed {
+namespace {
+
+using ::grpc::StatusCode;
+using ::testing::HasSubstr;
+
+class ServerTest : public ServiceTest {
+ protected:
+  static grpc::ByteBuffer ToBuffer(const std::string& bytes) {
+    const grpc::Slice slice(bytes);
+    return grpc::ByteBuffer(&slice, 1);
+  }
+  static std::string ToString(const grpc::ByteBuffer& buffer) {
+    std::vector<grpc::Slice> slices;
+    std::string bytes;
+    if (!buffer.Dump(&slices).ok()) return bytes;
+    for (const grpc::Slice& slice : slices) bytes.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
+    return bytes;
+  }
+
+  // Calls a method with any bytes as its request.
+  grpc::Status CallRaw(const char* method, const std::string& request, std::string* response = nullptr) {
+    grpc::ClientContext context;
+    grpc::ByteBuffer answer;
+    const grpc::internal::RpcMethod rpc(method, grpc::internal::RpcMethod::NORMAL_RPC);
+    const grpc::ByteBuffer bytes = ToBuffer(request);
+    const grpc::Status status = grpc::internal::BlockingUnaryCall(channel_.get(), rpc, &context, bytes, &answer);
+    if (response != nullptr) *response = ToString(answer);
+    return status;
+  }
+
+  // grpc.health.v1: HealthCheckRequest{service = 1}, HealthCheckResponse{status = 1: 1 serving, 2 not serving}.
+  std::string Health(const std::string& service) {
+    std::string request;
+    if (!service.empty()) request = "\x0a" + std::string(1, static_cast<char>(service.size())) + service;
+    std::string response;
+    const grpc::Status status = CallRaw("/grpc.health.v1.Health/Check", request, &response);
+    return status.ok() ? response : status.error_message();
+  }
+
+  int Connect() {
+    const int client = socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_port =
+        htons(static_cast<uint16_t>(std::stoi(server_->address().substr(server_->address().find(':') + 1))));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(connect(client, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    return client;
+  }
+};
+
+TEST_F(ServerTest, HealthTellsLivenessFromReadiness) {
+  const std::string serving = "\x08\x01", not_serving = "\x08\x02";
+  StartServer();
+  EXPECT_EQ(Health(""), serving);
+  EXPECT_EQ(Health("moed.v1.InferenceService"), not_serving);
+  LoadModel();
+  EXPECT_EQ(Health("moed.v1.InferenceService"), serving);
+  server_->SetReady(false);
+  EXPECT_EQ(Health("moed.v1.InferenceService"), not_serving);
+  EXPECT_EQ(Health(""), serving);
+}
+
+TEST_F(ServerTest, ReflectionKnowsTheServices) {
+  Start();
+  // ServerReflectionRequest{list_services = 7}
+  grpc::ClientContext context;
+  const grpc::internal::RpcMethod rpc("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+                                      grpc::internal::RpcMethod::BIDI_STREAMING);
+  std::unique_ptr<grpc::ClientReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>> stream(
+      grpc::internal::ClientReaderWriterFactory<grpc::ByteBuffer, grpc::ByteBuffer>::Create(channel_.get(), rpc,
+                                                                                            &context));
+  ASSERT_TRUE(stream->Write(ToBuffer(std::string("\x3a\x01*", 3))));
+  grpc::ByteBuffer answer;
+  ASSERT_TRUE(stream->Read(&answer));
+  stream->WritesDone();
+  EXPECT_THAT(ToString(answer), HasSubstr("moed.v1.InferenceService"));
+  EXPECT_THAT(ToString(answer), HasSubstr("grpc.health.v1.Health"));
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST_F(ServerTest, BytesThatAreNoRequestAreInvalid) {
+  Start();
+  const std::string text_not_utf8 = "\x12\x02\xff\xfe";  // GenerateRequest.text
+  for (const std::string& bytes : {text_not_utf8, std::string("\x12\x7f"), std::string(1000, '\xff')}) {
+    for (const char* method : {"Generate", "Chat", "Tokenize"}) {
+      const grpc::Status status = CallRaw(fmt::format("/moed.v1.InferenceService/{}", method).c_str(), bytes);
+      EXPECT_EQ(status.error_code(), StatusCode::INVALID_ARGUMENT) << status.error_message();
+      EXPECT_THAT(status.error_message(), HasSubstr("UTF-8"));
+    }
+  }
+  EXPECT_TRUE(Generate(TextRequest("x", 1)).ok());
+}
+
+TEST_F(ServerTest, AMessageThatIsTooLargeIsRefused) {
+  server_options_.max_message_bytes = 1 << 20;
+  Start();
+  for (int i = 0; i < 3; ++i) {
+    const grpc::Status status = Generate(TextRequest(std::string(8 << 20, 'x'), 1));
+    EXPECT_EQ(status.error_code(), StatusCode::RESOURCE_EXHAUSTED) << status.error_message();
+    EXPECT_TRUE(Generate(TextRequest("x", 1)).ok());
+  }
+}
+
+TEST_F(ServerTest, AnAddressInUseIsNamed) {
+  Start();
+  ServerOptions options;
+  options.port = std::stoi(server_->address().substr(server_->address().find(':') + 1));
+  const auto second = Server::Start(options, models_, authenticator_);
+  EXPECT_TRUE(absl::IsUnavailable(second.status())) << second.status();
+  EXPECT_THAT(std::string(Message(second.status())), HasSubstr(server_->address() + ": Address already in use"));
+}
+
+TEST_F(ServerTest, WrongOptionsAreNamed) {
+  const auto message_of = [&](const ServerOptions& options) {
+    const auto server = Server::Start(options, models_, authenticator_);
+    EXPECT_TRUE(absl::IsInvalidArgument(server.status()));
+    return std::string(Message(server.status()));
+  };
+  EXPECT_THAT(message_of({.host = "127.0.0.1", .port = 70000}), HasSubstr("port is 70000"));
+  EXPECT_THAT(message_of({.host = "no such host"}), HasSubstr("host is \"no such host\""));
+  ServerOptions options;
+  options.max_message_bytes = 1;
+  EXPECT_THAT(message_of(options), HasSubstr("max_message_bytes is 1"));
+}
+
+TEST_F(ServerTest, ConnectionsOpenedAndDroppedDoNoHarm) {
+  Start();
+  for (int i = 0; i < 2000; ++i) {
+    const int client = Connect();
+    if (i % 3 == 1) EXPECT_GT(send(client, "GET / HTTP/1.1\r\n\r\n", 18, MSG_NOSIGNAL), 0);
+    close(client);
+  }
+  EXPECT_TRUE(Generate(TextRequest("x", 1)).ok());
+}
+
+TEST_F(ServerTest, ShutdownEndsOpenCallsAtItsDeadline) {
+  engine_options_.step_time = absl::Milliseconds(10);
+  Start();
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, TextRequest("x", 250));
+  v1::GenerateStreamResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  server_->Shutdown(absl::Now() + absl::Milliseconds(20));
+  while (reader->Read(&response)) continue;
+  EXPECT_FALSE(reader->Finish().ok());
+  ExpectNothingHeld();
+}
+
+}  // namespace
+}  // namespace moed
