@@ -39,6 +39,16 @@ function(moed_cpu_bodies target)
   endforeach()
 endfunction()
 
+# moed_cuda_bodies(<target> SOURCES <op>_cuda.cu …)
+# Compiles the sources with nvcc for all architectures, in builds with CUDA. (Tests compile the same files for the CPU:
+# cmake/MoedSimt.cmake.)
+function(moed_cuda_bodies target)
+  cmake_parse_arguments(ARG "" "" "SOURCES" ${ARGN})
+  if(MOED_HAVE_CUDA)
+    target_sources(${target} PRIVATE ${ARG_SOURCES})
+  endif()
+endfunction()
+
 # moed_test(<name> SOURCES … [DEPS …] [LABELS …])
 # A GoogleTest program; ctest runs it as one test (a shared fixture is loaded once), from the source tree's root.
 function(moed_test name)

@@ -18,20 +18,22 @@ namespace moed::kernels {
 // Stops the program: the model asked for a body that this build lacks.
 [[noreturn]] void NotInThisBuild(const char* body);
 
-// Defines void Op(const ExecContext&, const OpArgs&), which calls the body of the context's device.
-#ifdef MOED_HAVE_CUDA
-#define MOED_DISPATCH_CUDA_(Op, ctx, args) cuda::Op(ctx, args)
-#else
-#define MOED_DISPATCH_CUDA_(Op, ctx, args) NotInThisBuild(#Op " on CUDA")
-#endif
-#define MOED_DEFINE_OP_DISPATCH(Op)                              \
-  inline void Op(const ExecContext& ctx, const Op##Args& args) { \
-    if (ctx.device.type == DeviceType::kCpu) {                   \
-      cpu::Op(ctx, args);                                        \
-    } else {                                                     \
-      MOED_DISPATCH_CUDA_(Op, ctx, args);                        \
-    }                                                            \
+// Defines void Op(const ExecContext&, const OpArgs&), which calls the body of the context's device. An op that has no
+// CUDA body yet uses the first form.
+#define MOED_DEFINE_CPU_OP_DISPATCH(Op)                                      \
+  inline void Op(const ExecContext& ctx, const Op##Args& args) {             \
+    if (ctx.device.type != DeviceType::kCpu) NotInThisBuild(#Op " on CUDA"); \
+    cpu::Op(ctx, args);                                                      \
   }
+#ifdef MOED_HAVE_CUDA
+#define MOED_DEFINE_OP_DISPATCH(Op)                                       \
+  inline void Op(const ExecContext& ctx, const Op##Args& args) {          \
+    if (ctx.device.type == DeviceType::kCuda) return cuda::Op(ctx, args); \
+    cpu::Op(ctx, args);                                                   \
+  }
+#else
+#define MOED_DEFINE_OP_DISPATCH(Op) MOED_DEFINE_CPU_OP_DISPATCH(Op)
+#endif
 
 }  // namespace moed::kernels
 

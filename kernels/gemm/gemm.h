@@ -27,7 +27,7 @@ void Gemm(const ExecContext& ctx, const GemmArgs& args);
 namespace cuda {
 void Gemm(const ExecContext& ctx, const GemmArgs& args);
 }
-MOED_DEFINE_OP_DISPATCH(Gemm)
+MOED_DEFINE_CPU_OP_DISPATCH(Gemm)
 
 }  // namespace moed::kernels
 

@@ -40,7 +40,7 @@ void MoeFfn(const ExecContext& ctx, const MoeFfnArgs& args);
 namespace cuda {
 void MoeFfn(const ExecContext& ctx, const MoeFfnArgs& args);
 }
-MOED_DEFINE_OP_DISPATCH(MoeFfn)
+MOED_DEFINE_CPU_OP_DISPATCH(MoeFfn)
 
 }  // namespace moed::kernels
 

@@ -38,7 +38,7 @@ void PagedAttention(const ExecContext& ctx, const PagedAttentionArgs& args);
 namespace cuda {
 void PagedAttention(const ExecContext& ctx, const PagedAttentionArgs& args);
 }
-MOED_DEFINE_OP_DISPATCH(PagedAttention)
+MOED_DEFINE_CPU_OP_DISPATCH(PagedAttention)
 
 }  // namespace moed::kernels
 

@@ -1,0 +1,94 @@
+// The one header through which a .cu file sees CUDA. nvcc gets the real thing; a host compiler gets the same words from
+// tests/support/simt (by -include), which runs the kernels on the CPU, thread for thread. Conventions for both:
+//   MOED_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments…)   instead of <<<>>>; (kernel<A, B>) in brackets
+//   MOED_SHARED(float, sums, [8]);  MOED_DYNAMIC_SHARED(float, tile);     instead of __shared__
+//   PTX through the wrappers of kernels/common/ptx.h only
+//   whole warps: blocks of a multiple of 32 threads, warps that leave early leave as a whole, masks name live lanes
+//   only no waiting between blocks
+#ifndef KERNELS_COMMON_CUDA_H_
+#define KERNELS_COMMON_CUDA_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "tensor/dtype.h"
+
+#if defined(__CUDACC__)
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#define MOED_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
+  ::moed::kernels::Launch(#kernel, kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
+#define MOED_SHARED(T, name, dims) __shared__ T name dims
+#define MOED_DYNAMIC_SHARED(T, name)                                    \
+  extern __shared__ __align__(128) unsigned char moed_dynamic_shared[]; \
+  T* const name = reinterpret_cast<T*>(moed_dynamic_shared)
+
+namespace moed::kernels {
+
+// Stops the program when `error` tells that a launch was refused: a grid, block or shared memory that the device does
+// not have is a bug of ours.
+void CheckLaunch(const char* kernel, cudaError_t error);
+
+template <typename... Parameters, typename... Arguments>
+void Launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, void* stream,
+            const Arguments&... arguments) {
+  // More than this must be asked for by name.
+  constexpr size_t kSharedBytesForAll = 48 * 1024;
+  if (shared_bytes > kSharedBytesForAll) {
+    CheckLaunch(name, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           static_cast<int>(shared_bytes)));
+  }
+  kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(arguments...);
+  CheckLaunch(name, cudaGetLastError());
+}
+
+}  // namespace moed::kernels
+
+#elif !defined(MOED_SIMT)
+#error "compile with nvcc, or with -include tests/support/simt/simt.h for the CPU"
+#endif
+
+namespace moed::kernels {
+
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+// ------------------------------------------------------------------------- elements of tensors in global memory
+
+__device__ __forceinline__ float LoadFloat(const float* p) { return *p; }
+__device__ __forceinline__ float LoadFloat(const BFloat16* p) {
+  return __bfloat162float(*reinterpret_cast<const __nv_bfloat16*>(p));
+}
+__device__ __forceinline__ float LoadFloat(const Half* p) { return __half2float(*reinterpret_cast<const __half*>(p)); }
+
+// Round to nearest even.
+__device__ __forceinline__ void StoreFloat(float* p, float value) { *p = value; }
+__device__ __forceinline__ void StoreFloat(BFloat16* p, float value) {
+  *reinterpret_cast<__nv_bfloat16*>(p) = __float2bfloat16_rn(value);
+}
+__device__ __forceinline__ void StoreFloat(Half* p, float value) {
+  *reinterpret_cast<__half*>(p) = __float2half_rn(value);
+}
+
+// ------------------------------------------------------------------------- sums over threads, in one fixed order
+
+// Every lane gets the sum over the warp.
+__device__ __forceinline__ float WarpSum(float value) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(kAllLanes, value, distance);
+  return value;
+}
+
+__device__ __forceinline__ float WarpMax(float value) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) {
+    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, distance));
+  }
+  return value;
+}
+
+}  // namespace moed::kernels
+
+#endif  // KERNELS_COMMON_CUDA_H_

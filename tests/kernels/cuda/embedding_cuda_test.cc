@@ -1,0 +1,32 @@
+#include <gtest/gtest.h>
+
+#include "kernels/embedding/embedding.h"
+#include "tests/support/simt/simt_testing.h"
+
+namespace moed::kernels {
+namespace {
+
+using test::TestTensor;
+
+TEST(EmbeddingCudaTest, EqualsReference) {
+  const int64_t vocab = 19;
+  test::Random random;
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (const int64_t hidden : {1, 100, 513}) {
+      for (const int64_t num_tokens : {0, 1, 6}) {
+        const TestTensor table = test::NormalTensor(random, {vocab, hidden}, 1, dtype);
+        const TestTensor ids({num_tokens}, DType::kI32), expected({num_tokens, hidden});
+        for (int64_t i = 0; i < num_tokens; ++i) ids.As<int32_t>()[i] = static_cast<int32_t>(random.Int(0, vocab - 1));
+        reference::Embedding({.ids = ids, .table = table, .scale = 3.5f, .out = expected});
+        simt::ForEachThreadOrder([&](const ExecContext& ctx) {
+          const TestTensor out({num_tokens, hidden});
+          cuda::Embedding(ctx, {.ids = ids, .table = table, .scale = 3.5f, .out = out});
+          EXPECT_TRUE(test::BitIdentical(out, expected)) << DTypeName(dtype) << " " << hidden;
+        });
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace moed::kernels

@@ -1,0 +1,31 @@
+// For tests of CUDA bodies that run on the shim.
+#ifndef TESTS_SUPPORT_SIMT_SIMT_TESTING_H_
+#define TESTS_SUPPORT_SIMT_SIMT_TESTING_H_
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+
+#include "tests/support/simt/scheduler.h"
+#include "tests/support/tensor_testing.h"
+
+namespace moed::simt {
+
+// Calls check(context) with threads and blocks running in order, in reverse and in several random orders. Device memory
+// is the host's.
+template <typename Check>
+void ForEachThreadOrder(const Check& check, int num_random = 3) {
+  test::Random random;
+  for (int i = 0; i < 2 + num_random; ++i) {
+    GetOptions().seed = i < 2 ? static_cast<uint64_t>(i) : static_cast<uint64_t>(random.Int(2, INT32_MAX));
+    SCOPED_TRACE("thread order " + std::to_string(GetOptions().seed));
+    const test::TestContext context;
+    check(static_cast<const ExecContext&>(context));
+    EXPECT_EQ(TakeError(), "");
+  }
+  GetOptions() = Options();
+}
+
+}  // namespace moed::simt
+
+#endif  // TESTS_SUPPORT_SIMT_SIMT_TESTING_H_
