@@ -8,10 +8,7 @@
 #include "checkpoint/safetensors_checkpoint.h"
 
 namespace moed {
-namespace {
-
-// The folder itself, or why it cannot be one.
-absl::Status CheckFolder(const std::string& dir) {
+absl::Status CheckModelFolder(const std::string& dir) {
   std::error_code error;
   const std::filesystem::file_status status = std::filesystem::status(dir, error);
   if (status.type() == std::filesystem::file_type::not_found) return NotFound("{}: there is no such folder", dir);
@@ -20,8 +17,6 @@ absl::Status CheckFolder(const std::string& dir) {
   if (dir.ends_with(".gguf")) return Unimplemented("{}: GGUF files are not supported yet", dir);
   return InvalidArgument("{}: is not a folder; a model is a folder with config.json and *.safetensors", dir);
 }
-
-}  // namespace
 
 absl::StatusOr<LoadFormat> ParseLoadFormat(std::string_view name) {
   if (name == "auto") return LoadFormat::kAuto;
@@ -34,7 +29,7 @@ Checkpoint::Checkpoint(std::string dir, JsonFile config, JsonFile generation_con
     : dir_(std::move(dir)), config_(std::move(config)), generation_config_(std::move(generation_config)) {}
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& dir, const LoadOptions& options) {
-  MOED_RETURN_IF_ERROR(CheckFolder(dir));
+  MOED_RETURN_IF_ERROR(CheckModelFolder(dir));
   absl::StatusOr<JsonFile> config = JsonFile::Read(dir + "/config.json");
   if (absl::IsNotFound(config.status())) {
     return NotFound("{}: there is no config.json; a model is a folder with config.json and *.safetensors", dir);

@@ -24,6 +24,9 @@ enum class LoadFormat : uint8_t {
 // INVALID_ARGUMENT for an unknown word, with the known ones.
 absl::StatusOr<LoadFormat> ParseLoadFormat(std::string_view name);
 
+// NOT_FOUND when there is no such folder; INVALID_ARGUMENT when it is something else, such as a file of weights.
+absl::Status CheckModelFolder(const std::string& dir);
+
 struct LoadOptions {
   LoadFormat load_format = LoadFormat::kAuto;
   // Of the dummy weights.
