@@ -24,7 +24,9 @@ from server import DEMO_MODEL, Server, generate_request, run_moed
 
 # `moed serve` gives up on a bad start within seconds; the rest is for a machine that is busy.
 START_LIMIT_S = 30
-NEIGHBOUR_TOKENS = 8
+NEIGHBOUR_TOKENS = 4
+# Threads that wait for each other are slow where other tests take their turns, and speed is not the matter here.
+ONE_THREAD = ("--threads", 1)
 
 # Rows of the table: (input, outcome, message).
 table = []
@@ -58,7 +60,7 @@ class StartTest(unittest.TestCase):
         """The exit code, and what was said without what is logged on the way."""
         with tempfile.TemporaryDirectory() as folder, broken(row, folder) as flags:
             try:
-                result = run_moed("serve", "--threads", 1, "--log-level", "error", *flags, timeout=START_LIMIT_S)
+                result = run_moed("serve", *ONE_THREAD, "--log-level", "error", *flags, timeout=START_LIMIT_S)
             except subprocess.TimeoutExpired:
                 return 0, f"still running after {START_LIMIT_S} s"
             message = result.stderr.replace(folder + "/", "")
@@ -101,24 +103,24 @@ class RunningServerTest(unittest.TestCase):
                 self.assertIn(row.message, error.details())
 
     def test_bad_requests(self):
-        with Server() as server:
+        with Server(*ONE_THREAD) as server:
             self.check(server, PARAMETER_ROWS + PROMPT_ROWS + CHAT_ROWS)
 
     def test_bad_templates(self):
         model = ModelFolder(self.folder / "model")
         model.edit_json("tokenizer_config.json", lambda config: config.update(chat_template=TEMPLATE))
-        with Server(model=model.path) as server:
+        with Server(*ONE_THREAD, model=model.path) as server:
             self.check(server, TEMPLATE_ROWS)
 
     def test_no_template(self):
         model = ModelFolder(self.folder / "model")
         model.edit_json("tokenizer_config.json", lambda config: config.update(chat_template="{% if %}"))
-        with Server(model=model.path) as server:
+        with Server(*ONE_THREAD, model=model.path) as server:
             self.assertIn("the chat template is not understood, so Chat is not available", server.log)
             self.check(server, [NO_TEMPLATE_ROW])
 
     def test_full_queue(self):
-        with Server("--max-num-seqs", 1, "--max-queue", 1) as server:
+        with Server(*ONE_THREAD, "--max-num-seqs", 1, "--max-queue", 1) as server:
             self.check(server, [FULL_QUEUE_ROW], beside=False)  # a neighbour would be refused as well
 
     def check_connections(self, server, rows):
@@ -133,11 +135,11 @@ class RunningServerTest(unittest.TestCase):
                 self.assertEqual(outcome, row.outcome)
 
     def test_strangers(self):
-        with Server("--handshake-timeout", "3s") as server:
+        with Server(*ONE_THREAD, "--handshake-timeout", "3s") as server:
             self.check_connections(server, STRANGER_ROWS)
 
     def test_floods_of_connections(self):
-        with Server() as server:
+        with Server(*ONE_THREAD) as server:
             self.check_connections(server, FLOOD_ROWS)
 
 
