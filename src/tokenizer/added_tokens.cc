@@ -124,7 +124,9 @@ void AddedTokens::Cut(const StringMatcher& matcher, std::string_view text, bool 
     if (token.lstrip) begin = std::max(TrailingSpace(text.substr(0, begin)), done);
     if (token.rstrip) end += LeadingSpace(text.substr(end));
     if (done < begin) on_text(text.substr(done, begin - done));
-    on_token(token.id);
+    // White space that one token took can be another token, and then counts again, unless that one is left with none
+    // of it: so it is in the package that defines the format.
+    if (begin < end) on_token(token.id);
     done = end;
   }
   if (done < text.size()) on_text(text.substr(done));

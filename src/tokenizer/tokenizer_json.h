@@ -2,9 +2,11 @@
 #ifndef MOED_TOKENIZER_TOKENIZER_JSON_H_
 #define MOED_TOKENIZER_TOKENIZER_JSON_H_
 
+#include <absl/functional/function_ref.h>
 #include <absl/status/statusor.h>
 
 #include <memory>
+#include <string>
 #include <variant>
 #include <vector>
 

@@ -161,6 +161,7 @@ def tokenizer_configs():
     yield small_tokenizer([added("<s>", 0, special=True)], pre_tokenizer=metaspace, decoder=metaspace)
     yield small_tokenizer([added("ab", 0, single_word=True)], ignore_merges=True)
     yield small_tokenizer([], fuse_unk=True)
+    yield small_tokenizer([added("<s>", 0, rstrip=True), added("  ", 1), added(" ", 2, lstrip=True, rstrip=True)])
 
 
 TOKENIZER_TEXTS = [
