@@ -30,7 +30,10 @@ if(NOT MOED_CUDA STREQUAL OFF)
       set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 89-real 90a-real 80-virtual)
     endif()
     enable_language(CUDA)
-    # CMake 3.25 does not know that nvcc takes C++20, so CMAKE_CUDA_STANDARD cannot say it.
+    # CMake 3.25 does not know yet how nvcc is asked for C++20.
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+    # Not CMAKE_CUDA_STANDARD: Debian's CMake does not know yet that nvcc takes C++20.
     string(APPEND CMAKE_CUDA_FLAGS " -std=c++20")
     find_package(CUDAToolkit REQUIRED)
     set(MOED_HAVE_CUDA TRUE)
