@@ -140,7 +140,9 @@ TEST_F(ServerTest, ConnectionsOpenedAndDroppedDoNoHarm) {
   Start();
   for (int i = 0; i < 2000; ++i) {
     const int client = Connect();
-    if (i % 3 == 1) EXPECT_GT(send(client, "GET / HTTP/1.1\r\n\r\n", 18, MSG_NOSIGNAL), 0);
+    if (i % 3 == 1) {
+      EXPECT_GT(send(client, "GET / HTTP/1.1\r\n\r\n", 18, MSG_NOSIGNAL), 0);
+    }
     close(client);
   }
   EXPECT_TRUE(Generate(TextRequest("x", 1)).ok());
