@@ -41,4 +41,12 @@ if(NOT MOED_CUDA STREQUAL OFF)
     message(FATAL_ERROR "MOED_CUDA is ON but no CUDA compiler was found: put nvcc on PATH, or set MOED_CUDA=OFF")
   endif()
 endif()
+
+# What the switches will do and do not yet; better to say so than to build something else than was asked for.
+if(MOED_NCCL STREQUAL ON)
+  message(FATAL_ERROR "MOED_NCCL=ON: there is no NCCL communicator yet; leave it AUTO or OFF")
+endif()
+if(MOED_STATIC)
+  message(FATAL_ERROR "MOED_STATIC (preset portable) is not implemented yet; the other presets are: release, debug, asan, tsan, cuda")
+endif()
 message(STATUS "moed: CUDA ${MOED_HAVE_CUDA}, server ${MOED_SERVER}")
