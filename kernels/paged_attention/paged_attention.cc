@@ -45,7 +45,10 @@ absl::Status CheckSequence(const PagedAttentionArgs& args, int64_t sequence) {
     return InvalidArgument("context_lens[{}] is {}; it must count the sequence's {} tokens of this step", sequence,
                            context, num_queries);
   }
-  // Blocks that lie before the window may have been given back; their ids are not looked at.
+  if (args.max_context > 0 && context > args.max_context) {
+    return InvalidArgument("context_lens[{}] is {}; max_context = {} must not be below it", sequence, context,
+                           args.max_context);
+  }
   const int64_t block_size = args.k_pages.dim(2);
   if (num_queries > 0 && num_blocks * block_size < context) {
     return InvalidArgument("sequence {} has {} blocks of {}; they must hold its {} positions", sequence, num_blocks,

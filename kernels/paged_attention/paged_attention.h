@@ -7,10 +7,12 @@
 
 namespace moed::kernels {
 
+// Results do not depend on how a sequence is cut into chunks nor on who else is in the batch: keys are visited in tiles
+// that start at fixed positions, and partial results are combined in that order.
 struct PagedAttentionArgs {
   TensorView q;  // f32 [num_tokens, num_heads, k_head_dim], rows may be strided
-  TensorView
-      k_pages;  // f32, bf16 or f16 [num_blocks, num_kv_heads, block_size, k_head_dim]; the step's own keys are written
+  // f32, bf16 or f16 [num_blocks, num_kv_heads, block_size, k_head_dim]; the step's own keys are written already.
+  TensorView k_pages;
   TensorView v_pages;       // the same dtype [num_blocks, num_kv_heads, block_size, v_head_dim]
   TensorView query_starts;  // i32 [num_sequences + 1]: sequence s owns tokens [query_starts[s], query_starts[s + 1])
   // i32 [num_sequences]: positions in the cache that belong to the sequence, its tokens of this step included. Its last
@@ -19,11 +21,15 @@ struct PagedAttentionArgs {
   // The blocks of sequence s, in order: block_ids[block_starts[s] + i].
   TensorView block_starts;  // i32 [num_sequences + 1]
   TensorView block_ids;     // i32 [block_starts[num_sequences]]
-  float scale = 1.0f;       // of the scores, usually 1 / sqrt(k_head_dim)
-  int window = 0;           // a token sees the last `window` positions, itself included; 0: all
-  TensorView sinks = {};  // optional f32 [num_heads]: a logit that takes part in the softmax without a value (GPT-OSS)
-  // Results do not depend on how a sequence is cut into chunks nor on who else is in the batch: keys are visited in
-  // tiles that start at fixed positions, and partial results are combined in that order.
+  // At least the largest of context_lens, by which a device sizes its grid without looking at them; 0: what block_ids
+  // can hold.
+  int64_t max_context = 0;
+  float scale = 1.0f;  // of the scores, usually 1 / sqrt(k_head_dim)
+  // A token sees the last `window` positions, itself included; 0: all. Blocks that lie before the window of each of a
+  // sequence's tokens may have been given back: their ids are not looked at.
+  int window = 0;
+  // Optional f32 [num_heads]: a logit that takes part in the softmax without a value (GPT-OSS).
+  TensorView sinks = {};
   TensorView out;  // f32 [num_tokens, num_heads * v_head_dim]
 };
 
@@ -38,7 +44,7 @@ void PagedAttention(const ExecContext& ctx, const PagedAttentionArgs& args);
 namespace cuda {
 void PagedAttention(const ExecContext& ctx, const PagedAttentionArgs& args);
 }
-MOED_DEFINE_CPU_OP_DISPATCH(PagedAttention)
+MOED_DEFINE_OP_DISPATCH(PagedAttention)
 
 }  // namespace moed::kernels
 

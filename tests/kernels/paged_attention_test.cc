@@ -4,142 +4,19 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <numeric>
 
+#include "tests/kernels/paged_attention_testing.h"
 #include "tests/support/tensor_testing.h"
 
 namespace moed::kernels {
 namespace {
 
+using attention_testing::Cache;
+using attention_testing::Chunk;
+using attention_testing::Shape;
+using attention_testing::Tolerance;
 using test::TestTensor;
 using ::testing::HasSubstr;
-
-struct Shape {
-  int64_t num_heads, num_kv_heads, k_head_dim, v_head_dim, block_size;
-  DType dtype = DType::kF32;
-  int window = 0;
-  bool sinks = false;
-};
-
-std::ostream& operator<<(std::ostream& out, const Shape& s) {
-  return out << fmt::format("{}/{} heads of {}/{}, blocks of {} {}, window {}, sinks {}", s.num_heads, s.num_kv_heads,
-                            s.k_head_dim, s.v_head_dim, s.block_size, DTypeName(s.dtype), s.window, s.sinks);
-}
-
-// One sequence's part of a step.
-struct Chunk {
-  int64_t sequence, num_tokens, context;
-};
-
-// Sequences with all their queries, keys and values, the latter in pages at random places. Pages and positions that
-// belong to nobody hold NaN: whoever reads them as if they counted shows.
-class Cache {
- public:
-  Cache(test::Random& random, const Shape& shape, const std::vector<int64_t>& lengths) : shape_(shape) {
-    int64_t num_blocks = 0;
-    for (const int64_t length : lengths) num_blocks += BlocksOf(length);
-    std::vector<int32_t> free_blocks(num_blocks + 2);
-    std::iota(free_blocks.begin(), free_blocks.end(), 0);
-    std::shuffle(free_blocks.begin(), free_blocks.end(), random.engine());
-    const int64_t pages = num_blocks + 2;
-    k_pages_ = TestTensor({pages, shape.num_kv_heads, shape.block_size, shape.k_head_dim}, shape.dtype);
-    v_pages_ = TestTensor({pages, shape.num_kv_heads, shape.block_size, shape.v_head_dim}, shape.dtype);
-    test::FillConstant(k_pages_, NAN);
-    test::FillConstant(v_pages_, NAN);
-    for (const int64_t length : lengths) {
-      blocks_.emplace_back(free_blocks.end() - BlocksOf(length), free_blocks.end());
-      free_blocks.resize(free_blocks.size() - BlocksOf(length));
-      queries_.push_back(test::NormalTensor(random, {length, shape.num_heads, shape.k_head_dim}));
-      for (int64_t position = 0; position < length; ++position) FillPosition(random, blocks_.back(), position);
-    }
-    sinks_ = test::NormalTensor(random, {shape.num_heads}, 2);
-  }
-
-  int64_t num_sequences() const { return static_cast<int64_t>(blocks_.size()); }
-
-  // The result of one step: out[i] is that of chunk i, [num_tokens, num_heads * v_head_dim].
-  template <typename Op>
-  std::vector<TestTensor> Step(const std::vector<Chunk>& chunks, const Op& op) const {
-    int64_t num_tokens = 0, num_blocks = 0;
-    for (const Chunk& chunk : chunks) {
-      num_tokens += chunk.num_tokens;
-      num_blocks += BlocksOf(chunk.context);
-    }
-    const int64_t n = static_cast<int64_t>(chunks.size());
-    const int64_t q_width = shape_.num_heads * shape_.k_head_dim;
-    // Queries as a part of wider rows.
-    const TestTensor rows({num_tokens, q_width + 3});
-    const TestTensor query_starts({n + 1}, DType::kI32), context_lens({n}, DType::kI32);
-    const TestTensor block_starts({n + 1}, DType::kI32), block_ids({num_blocks}, DType::kI32);
-    const TestTensor out({num_tokens, shape_.num_heads * shape_.v_head_dim});
-    for (int64_t i = 0; i < n; ++i) {
-      const Chunk& chunk = chunks[i];
-      const int32_t first = query_starts.As<int32_t>()[i];
-      for (int64_t t = 0; t < chunk.num_tokens; ++t) {
-        const int64_t position = chunk.context - chunk.num_tokens + t;
-        std::memcpy(rows.As<float>() + (first + t) * (q_width + 3),
-                    queries_[chunk.sequence].As<float>() + position * q_width, q_width * sizeof(float));
-      }
-      query_starts.As<int32_t>()[i + 1] = first + static_cast<int32_t>(chunk.num_tokens);
-      context_lens.As<int32_t>()[i] = static_cast<int32_t>(chunk.context);
-      const int32_t first_block = block_starts.As<int32_t>()[i];
-      std::copy_n(blocks_[chunk.sequence].begin(), BlocksOf(chunk.context), block_ids.As<int32_t>() + first_block);
-      // What lies before every token's window may have been given back: no valid id.
-      const int64_t gone = chunk.context - chunk.num_tokens + 1 - shape_.window;
-      if (shape_.window > 0 && gone >= shape_.block_size) {
-        std::fill_n(block_ids.As<int32_t>() + first_block, gone / shape_.block_size, -1);
-      }
-      block_starts.As<int32_t>()[i + 1] = first_block + static_cast<int32_t>(BlocksOf(chunk.context));
-    }
-    PagedAttentionArgs args = {};
-    args.q = rows.view().Columns(0, q_width).SplitLast(shape_.num_heads, shape_.k_head_dim);
-    args.k_pages = k_pages_;
-    args.v_pages = v_pages_;
-    args.query_starts = query_starts;
-    args.context_lens = context_lens;
-    args.block_starts = block_starts;
-    args.block_ids = block_ids;
-    args.scale = 1 / std::sqrt(static_cast<float>(shape_.k_head_dim));
-    args.window = shape_.window;
-    if (shape_.sinks) args.sinks = sinks_;
-    args.out = out;
-    EXPECT_TRUE(Check(args).ok()) << Check(args);
-    op(args);
-    std::vector<TestTensor> results;
-    for (int64_t i = 0; i < n; ++i) {
-      results.emplace_back(TestTensor({chunks[i].num_tokens, out.view().dim(1)}));
-      std::memcpy(results.back().As<char>(), out.As<float>() + query_starts.As<int32_t>()[i] * out.view().dim(1),
-                  results.back().view().num_bytes());
-    }
-    return results;
-  }
-
- private:
-  int64_t BlocksOf(int64_t positions) const { return (positions + shape_.block_size - 1) / shape_.block_size; }
-
-  void FillPosition(test::Random& random, const std::vector<int32_t>& blocks, int64_t position) const {
-    for (const TestTensor* pages : {&k_pages_, &v_pages_}) {
-      const int64_t dim = pages->view().dim(3);
-      for (int64_t head = 0; head < shape_.num_kv_heads; ++head) {
-        const int64_t row = (blocks[position / shape_.block_size] * shape_.num_kv_heads + head) * shape_.block_size +
-                            position % shape_.block_size;
-        for (int64_t d = 0; d < dim; ++d) test::SetElement(*pages, row * dim + d, random.Normal());
-      }
-    }
-  }
-
-  Shape shape_;
-  TestTensor k_pages_, v_pages_, sinks_;
-  std::vector<std::vector<int32_t>> blocks_;
-  std::vector<TestTensor> queries_;  // [length, num_heads, k_head_dim] of each sequence
-};
-
-// Scores carry the error of a sum of k_head_dim products (of magnitude 1 before the scale), which the exponential turns
-// into a relative error of each weight; the weighted sum of values of magnitude 1 (seldom above 5) adds its own.
-double Tolerance(const Shape& shape, int64_t context) {
-  const double score_error = test::SumTolerance(shape.k_head_dim) * std::sqrt(static_cast<double>(shape.k_head_dim));
-  return 5 * (2 * score_error + test::SumTolerance(context) + 8 * test::kFloatEpsilon);
-}
 
 class PagedAttentionTest : public testing::TestWithParam<Shape> {};
 
@@ -303,6 +180,11 @@ TEST(PagedAttentionCheckTest, NamesWhatIsWrong) {
   reset();
   set(block_ids, {4, 0, 5, 2});
   EXPECT_THAT(Message(Check(good)), HasSubstr("block 1 of sequence 1 is 5; it must be in [0, 5)"));
+  args = good;
+  args.max_context = 8;
+  reset();
+  EXPECT_THAT(Message(Check(args)), HasSubstr("context_lens[1] is 9; max_context = 8 must not be below it"));
+  set(block_ids, {4, 0, 5, 2});
   args = good;
   args.window = 1;  // that block lies before the window
   EXPECT_TRUE(Check(args).ok()) << Check(args);

@@ -1,0 +1,58 @@
+#include <gtest/gtest.h>
+
+#include "kernels/paged_attention/paged_attention.h"
+#include "tests/kernels/paged_attention_testing.h"
+#include "tests/support/simt/simt_testing.h"
+
+namespace moed::kernels {
+namespace {
+
+using attention_testing::Cache;
+using attention_testing::Chunk;
+using attention_testing::Shape;
+using attention_testing::Tolerance;
+using test::TestTensor;
+
+class PagedAttentionCudaTest : public testing::TestWithParam<Shape> {};
+
+// Prefill, a later chunk and decodes together, alone and with partial results.
+TEST_P(PagedAttentionCudaTest, EqualsReference) {
+  const Shape& shape = GetParam();
+  test::Random random;
+  const Cache cache(random, shape, {5, 1, 300, 131});
+  const std::vector<Chunk> chunks = {{0, 5, 5}, {1, 1, 1}, {2, 1, 300}, {3, 3, 131}};
+  const auto expected = cache.Step(chunks, [](const PagedAttentionArgs& args) { reference::PagedAttention(args); });
+  simt::ForEachThreadOrder(
+      [&](const ExecContext& ctx) {
+        const auto results =
+            cache.Step(chunks, [&](const PagedAttentionArgs& args) { cuda::PagedAttention(ctx, args); });
+        for (size_t i = 0; i < chunks.size(); ++i) {
+          const double tolerance = Tolerance(shape, chunks[i].context);
+          EXPECT_TRUE(test::AllClose(results[i], expected[i], 0, tolerance)) << "chunk " << i;
+        }
+      },
+      1);
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, PagedAttentionCudaTest,
+                         testing::Values(Shape{4, 2, 64, 64, 16}, Shape{2, 2, 20, 33, 8},
+                                         Shape{10, 1, 40, 40, 32, DType::kBF16},
+                                         Shape{4, 2, 32, 32, 16, DType::kF16, 10},
+                                         Shape{3, 1, 16, 130, 64, DType::kF32, 100, true}));
+
+// The same to the bit with and without partial results, in a chunk and alone.
+TEST(PagedAttentionCudaCompanyTest, IgnoresChunksAndCompany) {
+  const Shape shape = {4, 4, 16, 16, 16};
+  test::Random random;
+  const Cache cache(random, shape, {280, 140});
+  const test::TestContext context;
+  const auto op = [&](const PagedAttentionArgs& args) { cuda::PagedAttention(context, args); };
+  const auto alone = cache.Step({{0, 1, 280}}, op);
+  // 140 tokens x 4 KV heads are enough blocks to do without partial results.
+  const auto together = cache.Step({{1, 140, 140}, {0, 3, 280}}, op);
+  EXPECT_EQ(simt::TakeError(), "");
+  EXPECT_TRUE(test::BitIdentical(together[1].view().Rows(2, 3), alone[0]));
+}
+
+}  // namespace
+}  // namespace moed::kernels
