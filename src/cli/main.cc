@@ -16,6 +16,7 @@ int main(int argc, char** argv) {
       "`moed COMMAND --help` explains a command."};
   app.name("moed")->set_version_flag("--version", MOED_VERSION);
   app.require_subcommand(1);
+  app.get_formatter()->column_width(40);
   const std::array commands = {
       moed::AddServeCommand(&app),    moed::AddGenerateCommand(&app), moed::AddChatCommand(&app),
       moed::AddTokenizeCommand(&app), moed::AddLogitsCommand(&app),   moed::AddInspectCommand(&app),

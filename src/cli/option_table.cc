@@ -62,8 +62,9 @@ void OptionTable::AddFlags(CLI::App* command) {
     CLI::Option* option = nullptr;
     if (row.type == "BOOL") {
       const std::string no_flag = "--no-" + row.flag().substr(2);
-      option = command->add_flag_function(
-          row.flag() + ",!" + no_flag, [given](int64_t count) { given(count > 0 ? "true" : "false"); }, row.help);
+      option = command->add_flag_callback(
+          row.flag(), [given] { given("true"); }, fmt::format("{} ({} turns it off)", row.help, no_flag));
+      command->add_flag_callback(no_flag, [given] { given("false"); })->group("");  // not in the help again
     } else {
       option = command->add_option_function<std::string>(row.flag(), given, row.help)->type_name(row.type);
     }
