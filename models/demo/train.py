@@ -108,7 +108,7 @@ def parse_arguments():
                      help="the weights as they are, or their average over about the last hundred steps")
 
     sub = command(evaluate, "bits per byte, expert loads and agreement with transformers, into evaluation.json")
-    sub.add_argument("--context", type=int, default=1024, help="longest context; a token has at least half of it")
+    sub.add_argument("--context", type=int, default=512, help="longest context; a token has at least a quarter of it")
     sub.add_argument("--threads", type=int, default=1)
 
     sub = command(card, "continuations, tables and the training log")

@@ -16,15 +16,15 @@ from .release import load_released, write_json
 
 
 def strided_windows(stream: np.ndarray, end_id: int, context: int):
-    """Yields (ids, first): tokens ids[first:] are scored with at least half a context before them.
+    """Yields (ids, first): tokens ids[first:] are scored with at least a quarter of a context before them.
 
     <|endoftext|> stands before the first token, so that every token of the stream is scored once.
     """
     stream = np.concatenate([[end_id], stream.astype(np.int64)])
-    stride = context // 2
+    overlap = context // 4
     scored = 1
     while scored < len(stream):
-        begin = max(0, scored - stride) if scored > 1 else 0
+        begin = max(0, scored - overlap) if scored > 1 else 0
         end = min(len(stream), begin + context + 1)
         yield stream[begin:end], scored - begin
         scored = end
@@ -60,6 +60,14 @@ def baselines(data_dir: Path, language: str, split: str, vocabulary: int):
     return figures
 
 
+def cached_baselines(data_dir: Path, language: str, split: str, vocabulary: int):
+    """They depend on the data alone, and take minutes."""
+    path = data_dir / f"{language}.{split}.baselines.json"
+    if not path.exists():
+        write_json(path, baselines(data_dir, language, split, vocabulary))
+    return json.loads(path.read_text())
+
+
 def evaluate(model_dir: Path, data_dir: Path, context: int, split: str, with_baselines: bool):
     model = load_released(model_dir)
     end_id = Tokenizer.from_file(str(model_dir / "tokenizer.json")).token_to_id(END_OF_TEXT)
@@ -75,7 +83,7 @@ def evaluate(model_dir: Path, data_dir: Path, context: int, split: str, with_bas
             "expert_share_by_layer": [[round(share, 4) for share in layer] for layer in shares],
         }
         if with_baselines:
-            result["languages"][language]["baselines"] = baselines(data_dir, language, split, model.shape.vocab_size)
+            result["languages"][language]["baselines"] = cached_baselines(data_dir, language, split, model.shape.vocab_size)
     return result
 
 

@@ -34,7 +34,7 @@ class TrainingOptions:
     z_weight: float = 0.001
     ema_decay: float = 0.99
     checkpoint_seconds: float = 240.0
-    validate_seconds: float = 600.0
+    validate_seconds: float = 1200.0
     # Validations without a better loss after which training ends.
     patience: int = 3
 
