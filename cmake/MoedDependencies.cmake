@@ -33,8 +33,8 @@ if(NOT MOED_CUDA STREQUAL OFF)
     # CMake 3.25 does not know yet how nvcc is asked for C++20.
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
     set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
-    # Not CMAKE_CUDA_STANDARD: Debian's CMake does not know yet that nvcc takes C++20.
-    string(APPEND CMAKE_CUDA_FLAGS " -std=c++20")
+    set(CMAKE_CUDA_STANDARD 20)
+    set(CMAKE_CUDA_STANDARD_REQUIRED ON)
     find_package(CUDAToolkit REQUIRED)
     set(MOED_HAVE_CUDA TRUE)
   elseif(MOED_CUDA STREQUAL ON)
