@@ -13,8 +13,25 @@ absl::Status Check(const GemmArgs& args) {
   return absl::OkStatus();
 }
 
+absl::Status Check(const BatchedGemmArgs& args) {
+  MOED_RETURN_IF_ERROR(CheckTensor("x", args.x, {DType::kF32}, {kAnySize, kAnySize, kAnySize}));
+  const int64_t heads = args.x.dim(1);
+  if (heads == 0) return CheckTensor("out", args.out, {DType::kF32}, {args.x.dim(0), 0, kAnySize});
+  if (args.weights == nullptr) return InvalidArgument("weights are missing; {} heads need one each", heads);
+  for (int64_t head = 0; head < heads; ++head) {
+    MOED_RETURN_IF_ERROR(
+        CheckPackedWeight(fmt::format("weights[{}]", head), args.weights[head], args.weights[0].n, args.x.dim(2)));
+    if (args.weights[head].dtype != args.weights[0].dtype) {
+      return InvalidArgument("weights[{}] is packed as {}; it must be {} like the first", head,
+                             DTypeName(args.weights[head].dtype), DTypeName(args.weights[0].dtype));
+    }
+  }
+  return CheckTensor("out", args.out, {DType::kF32}, {args.x.dim(0), heads, args.weights[0].n});
+}
+
 namespace cpu {
 MOED_DEFINE_CPU_DISPATCH(Gemm)
+MOED_DEFINE_CPU_DISPATCH(BatchedGemm)
 }  // namespace cpu
 
 }  // namespace moed::kernels

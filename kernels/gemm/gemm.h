@@ -1,4 +1,4 @@
-// Dense product with a packed weight matrix: out = x * weight^T (+ bias).
+// Dense products with packed weight matrices: out = x * weight^T (+ bias), of one matrix or of one for each head.
 #ifndef KERNELS_GEMM_GEMM_H_
 #define KERNELS_GEMM_GEMM_H_
 
@@ -16,18 +16,30 @@ struct GemmArgs {
   TensorView out;  // f32 [m, n], rows may be strided
 };
 
+// Each head of the rows times the head's own weight: out[row][head] = x[row][head] * weights[head]^T.
+struct BatchedGemmArgs {
+  TensorView x;                           // f32 [m, heads, k], rows and heads may be strided
+  const PackedWeight* weights = nullptr;  // [heads] of [n, k], of one dtype, borrowed
+  TensorView out;                         // f32 [m, heads, n], rows and heads may be strided
+};
+
 absl::Status Check(const GemmArgs& args);
+absl::Status Check(const BatchedGemmArgs& args);
 
 namespace reference {
 void Gemm(const GemmArgs& args);
-}
+void BatchedGemm(const BatchedGemmArgs& args);
+}  // namespace reference
 namespace cpu {
 void Gemm(const ExecContext& ctx, const GemmArgs& args);
-}
+void BatchedGemm(const ExecContext& ctx, const BatchedGemmArgs& args);
+}  // namespace cpu
 namespace cuda {
 void Gemm(const ExecContext& ctx, const GemmArgs& args);
-}
+void BatchedGemm(const ExecContext& ctx, const BatchedGemmArgs& args);
+}  // namespace cuda
 MOED_DEFINE_CPU_OP_DISPATCH(Gemm)
+MOED_DEFINE_CPU_OP_DISPATCH(BatchedGemm)
 
 }  // namespace moed::kernels
 

@@ -6,44 +6,57 @@
 namespace moed::kernels::MOED_ISA {
 namespace {
 
-// The rows of x as tiles, one after the other.
-const float* PackRows(const ExecContext& ctx, const TensorView& x, int64_t num_tiles) {
-  const int64_t m = x.dim(0), k = x.dim(1);
-  if (m == 1) return x.As<float>();
-  float* const packed = static_cast<float*>(ctx.workspace->Allocate(static_cast<size_t>(m * k) * sizeof(float)));
-  ctx.threads->ParallelFor(num_tiles, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
-    for (int64_t tile = begin; tile < end; ++tile) {
-      const int64_t first = TileBegin(m, num_tiles, tile);
+// One product of m rows with one weight; strides in elements.
+struct Product {
+  const float* x;
+  int64_t x_stride;
+  const PackedWeight* weight;
+  const float* bias;  // or null
+  bool accumulate;
+  float* out;
+  int64_t out_stride;
+};
+
+// The rows of each product's x as tiles, one after the other; product i's start at i * m * k.
+template <typename ProductAt>
+const float* PackRows(const ExecContext& ctx, int64_t num_products, const ProductAt& product_at, int64_t m, int64_t k,
+                      int64_t num_tiles) {
+  const int64_t floats = num_products * m * k;
+  float* const packed = static_cast<float*>(ctx.workspace->Allocate(static_cast<size_t>(floats) * sizeof(float)));
+  ctx.threads->ParallelFor(num_products * num_tiles, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Product product = product_at(i / num_tiles);
+      const int64_t tile = i % num_tiles, first = TileBegin(m, num_tiles, tile);
       const int count = static_cast<int>(TileBegin(m, num_tiles, tile + 1) - first);
       const float* rows[kMaxTileRows];
-      for (int i = 0; i < count; ++i) rows[i] = x.As<float>() + (first + i) * x.stride(0);
-      PackTile(rows, count, k, packed + first * k);
+      for (int row = 0; row < count; ++row) rows[row] = product.x + (first + row) * product.x_stride;
+      PackTile(rows, count, k, packed + (i / num_tiles * m + first) * k);
     }
   });
   return packed;
 }
 
 // Adds bias and old output where asked, and writes one panel's results [rows][kPanel] to rows first_row… of out.
-MOED_ALWAYS_INLINE void WriteTile(const GemmArgs& args, const float* products, int64_t first_row, int rows,
+MOED_ALWAYS_INLINE void WriteTile(const Product& product, const float* results, int64_t first_row, int rows,
                                   int64_t panel) {
   const int64_t column = panel * kPanel;
   for (int row = 0; row < rows; ++row) {
-    float* const out = args.out.As<float>() + (first_row + row) * args.out.stride(0) + column;
-    for (int64_t i = 0; i < kPanel && column + i < args.weight.n; i += kLanes) {
-      const int64_t left = args.weight.n - column - i, n = left < kLanes ? left : kLanes;
-      VecF32 value = Load(products + row * kPanel + i);
-      if (!args.bias.empty()) value += LoadFirst(args.bias.As<float>() + column + i, n);
-      if (args.accumulate) value += LoadFirst(out + i, n);
+    float* const out = product.out + (first_row + row) * product.out_stride + column;
+    for (int64_t i = 0; i < kPanel && column + i < product.weight->n; i += kLanes) {
+      const int64_t left = product.weight->n - column - i, n = left < kLanes ? left : kLanes;
+      VecF32 value = Load(results + row * kPanel + i);
+      if (product.bias != nullptr) value += LoadFirst(product.bias + column + i, n);
+      if (product.accumulate) value += LoadFirst(out + i, n);
       StoreFirst(out + i, value, n);
     }
   }
 }
 
-// The products of some row tiles with some panels, written to out.
-void RunItem(const GemmArgs& args, const float* packed, int64_t num_tiles, const WorkSplit::Item& item) {
-  const int64_t m = args.x.dim(0), item_tiles = item.tile_end - item.tile_begin;
-  const Panels panels(args.weight);
-  alignas(64) float products[kMaxTileOutputs];
+// The product of some row tiles (of m rows packed as num_tiles tiles) with some panels.
+void RunItem(const Product& product, const float* packed, int64_t m, int64_t num_tiles, const WorkSplit::Item& item) {
+  const int64_t k = product.weight->k, item_tiles = item.tile_end - item.tile_begin;
+  const Panels panels(*product.weight);
+  alignas(64) float results[kMaxTileOutputs];
   int count;
   for (int64_t panel = item.panel_begin; panel < item.panel_end; panel += count) {
     count = PanelStep(m, num_tiles);
@@ -52,24 +65,57 @@ void RunItem(const GemmArgs& args, const float* packed, int64_t num_tiles, const
     for (int64_t tile = 0; tile < item_tiles; ++tile) {
       const int64_t first_row = TileBegin(m, num_tiles, item.tile_begin + tile);
       const int rows = static_cast<int>(TileBegin(m, num_tiles, item.tile_begin + tile + 1) - first_row);
-      TileProduct(packed + first_row * args.weight.k, rows, panels, panel, count,
-                  PartToPrefetch(next, panels, tile, item_tiles), products);
-      for (int i = 0; i < count; ++i) WriteTile(args, products + i * rows * kPanel, first_row, rows, panel + i);
+      TileProduct(packed + first_row * k, rows, panels, panel, count, PartToPrefetch(next, panels, tile, item_tiles),
+                  results);
+      for (int i = 0; i < count; ++i) WriteTile(product, results + i * rows * kPanel, first_row, rows, panel + i);
     }
   }
+}
+
+// Products of m rows each with weights of one shape and dtype; product_at(i) describes the i-th.
+template <typename ProductAt>
+void RunProducts(const ExecContext& ctx, int64_t num_products, int64_t m, const ProductAt& product_at) {
+  if (m == 0 || num_products == 0) return;
+  const PackedWeight& weight = *product_at(0).weight;
+  if (weight.n == 0) return;
+  const Workspace::Scope scope(ctx.workspace);
+  const int64_t num_tiles = NumTiles(m);
+  const float* packed = nullptr;  // a single row is its own tile
+  if (m > 1) packed = PackRows(ctx, num_products, product_at, m, weight.k, num_tiles);
+  const WorkSplit split(Panels::Count(weight), num_tiles, ctx.threads->num_threads(), num_products);
+  const int64_t items = split.num_items();
+  ctx.threads->ParallelFor(num_products * items, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Product product = product_at(i / items);
+      const float* const rows = m > 1 ? packed + i / items * m * weight.k : product.x;
+      RunItem(product, rows, m, num_tiles, split.item(i % items, num_tiles));
+    }
+  });
 }
 
 }  // namespace
 
 void Gemm(const ExecContext& ctx, const GemmArgs& args) {
-  const int64_t m = args.x.dim(0);
-  if (m == 0 || args.weight.n == 0) return;
-  const Workspace::Scope scope(ctx.workspace);
-  const int64_t num_tiles = NumTiles(m);
-  const float* const packed = PackRows(ctx, args.x, num_tiles);
-  const WorkSplit split(Panels::Count(args.weight), num_tiles, ctx.threads->num_threads());
-  ctx.threads->ParallelFor(split.num_items(), 1, [&](int64_t begin, int64_t end, int /*worker*/) {
-    for (int64_t i = begin; i < end; ++i) RunItem(args, packed, num_tiles, split.item(i, num_tiles));
+  RunProducts(ctx, 1, args.x.dim(0), [&](int64_t /*i*/) {
+    return Product{.x = args.x.As<float>(),
+                   .x_stride = args.x.stride(0),
+                   .weight = &args.weight,
+                   .bias = args.bias.As<float>(),
+                   .accumulate = args.accumulate,
+                   .out = args.out.As<float>(),
+                   .out_stride = args.out.stride(0)};
+  });
+}
+
+void BatchedGemm(const ExecContext& ctx, const BatchedGemmArgs& args) {
+  RunProducts(ctx, args.x.dim(1), args.x.dim(0), [&](int64_t head) {
+    return Product{.x = args.x.As<float>() + head * args.x.stride(1),
+                   .x_stride = args.x.stride(0),
+                   .weight = args.weights + head,
+                   .bias = nullptr,
+                   .accumulate = false,
+                   .out = args.out.As<float>() + head * args.out.stride(1),
+                   .out_stride = args.out.stride(0)};
   });
 }
 

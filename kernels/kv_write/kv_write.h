@@ -8,7 +8,9 @@ namespace moed::kernels {
 
 struct KvWriteArgs {
   TensorView k;  // f32 [num_tokens, num_kv_heads, k_head_dim], rows may be strided
-  TensorView v;  // f32 [num_tokens, num_kv_heads, v_head_dim], rows may be strided
+  // f32 [num_tokens, num_kv_heads, v_head_dim], rows may be strided. Left out, with v_pages, where values are a part of
+  // their keys (MLA).
+  TensorView v;
   // i64 [num_tokens]: block * block_size + offset in the block; a negative slot is skipped (padding).
   TensorView slots;
   TensorView k_pages;  // f32, bf16 or f16 [num_blocks, num_kv_heads, block_size, k_head_dim]

@@ -6,6 +6,16 @@
 namespace moed::kernels {
 namespace {
 
+// That row (block, head, position) lies row stride x ((block * heads + head) * block_size + position) from the first.
+absl::Status CheckRowsAtEqualDistances(std::string_view name, const TensorView& pages) {
+  const int64_t row = pages.stride(2), head = pages.dim(2) * row, block = pages.dim(1) * head;
+  const bool equal = row >= pages.dim(3) && (pages.dim(1) <= 1 || pages.stride(1) == head) &&
+                     (pages.dim(0) <= 1 || pages.stride(0) == block);
+  if (equal) return absl::OkStatus();
+  return InvalidArgument("{} {} has strides of {}, {} and {}; all its rows must lie at equal distances", name,
+                         pages.ToString(), pages.stride(0), pages.stride(1), row);
+}
+
 absl::Status CheckShapes(const PagedAttentionArgs& args) {
   MOED_RETURN_IF_ERROR(CheckTensor("q", args.q, {DType::kF32}, {kAnySize, kAnySize, kAnySize}));
   MOED_RETURN_IF_ERROR(CheckTensor("k_pages", args.k_pages, {DType::kF32, DType::kBF16, DType::kF16},
@@ -14,7 +24,7 @@ absl::Status CheckShapes(const PagedAttentionArgs& args) {
   const int64_t num_kv_heads = args.k_pages.dim(1);
   MOED_RETURN_IF_ERROR(CheckTensor("v_pages", args.v_pages, {args.k_pages.dtype},
                                    {args.k_pages.dim(0), num_kv_heads, args.k_pages.dim(2), kAnySize}));
-  MOED_RETURN_IF_ERROR(CheckContiguous("v_pages", args.v_pages));
+  MOED_RETURN_IF_ERROR(CheckRowsAtEqualDistances("v_pages", args.v_pages));
   const int64_t num_heads = args.q.dim(1);
   if (num_kv_heads == 0 || num_heads % num_kv_heads != 0) {
     return InvalidArgument("q has {} heads; they must be a multiple of the {} of k_pages", num_heads, num_kv_heads);

@@ -13,7 +13,9 @@ struct PagedAttentionArgs {
   TensorView q;  // f32 [num_tokens, num_heads, k_head_dim], rows may be strided
   // f32, bf16 or f16 [num_blocks, num_kv_heads, block_size, k_head_dim]; the step's own keys are written already.
   TensorView k_pages;
-  TensorView v_pages;       // the same dtype [num_blocks, num_kv_heads, block_size, v_head_dim]
+  // The same dtype [num_blocks, num_kv_heads, block_size, v_head_dim]; rows of all heads and blocks at equal distances.
+  // Where values are a part of their keys (the latent of MLA), a view of some columns of k_pages.
+  TensorView v_pages;
   TensorView query_starts;  // i32 [num_sequences + 1]: sequence s owns tokens [query_starts[s], query_starts[s + 1])
   // i32 [num_sequences]: positions in the cache that belong to the sequence, its tokens of this step included. Its last
   // token sees all of them, the one before all but one, and so on.

@@ -142,7 +142,7 @@ class BlockPass {
       const int64_t first_row = (block_ids[block] * args_.k_pages.dim(1) + kv_head_) * block_size;
       for (; i < range.end && offset < block_size; ++i, ++offset) {
         rows->keys[i] = args_.k_pages.As<T>() + (first_row + offset) * sizes_.k_head_dim;
-        rows->values[i] = args_.v_pages.As<T>() + (first_row + offset) * sizes_.v_head_dim;
+        rows->values[i] = args_.v_pages.As<T>() + (first_row + offset) * args_.v_pages.stride(2);
       }
     }
     // Positions that nobody may see take part as copies of one that is; their scores are thrown away.

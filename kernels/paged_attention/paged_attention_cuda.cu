@@ -20,6 +20,7 @@ struct AttentionParameters {
   int64_t q_token_stride, q_head_stride;
   const T* k_pages;  // [num_blocks, num_kv_heads, block_size, k_head_dim]
   const T* v_pages;
+  int64_t v_row_stride;  // at least v_head_dim
   const int32_t *query_starts, *context_lens, *block_starts, *block_ids;
   int num_sequences, num_heads, num_kv_heads, k_head_dim, v_head_dim, block_size, window;
   float scale;
@@ -156,7 +157,7 @@ __device__ __forceinline__ void AddValues(const AttentionParameters<T>& p, const
   for (int d = static_cast<int>(threadIdx.x); d < p.v_head_dim; d += kThreads) {
     float sums[kGroup] = {};
     for (int i = 0; i < count; ++i) {
-      const float v = LoadFloat(p.v_pages + shared.rows[i] * p.v_head_dim + d);
+      const float v = LoadFloat(p.v_pages + shared.rows[i] * p.v_row_stride + d);
 #pragma unroll
       for (int g = 0; g < kGroup; ++g) sums[g] = fmaf(shared.weights[g * kSplitPositions + i], v, sums[g]);
     }
@@ -282,6 +283,7 @@ AttentionParameters<T> ParametersOf(const PagedAttentionArgs& args) {
   p.q_head_stride = args.q.stride(1);
   p.k_pages = args.k_pages.As<T>();
   p.v_pages = args.v_pages.As<T>();
+  p.v_row_stride = args.v_pages.stride(2);
   p.query_starts = args.query_starts.As<int32_t>();
   p.context_lens = args.context_lens.As<int32_t>();
   p.block_starts = args.block_starts.As<int32_t>();

@@ -10,6 +10,9 @@ absl::Status Check(const RopeArgs& args) {
   const int64_t num_tokens = args.q.dim(0);
   const int64_t head_dim = args.q.dim(2);
   MOED_RETURN_IF_ERROR(CheckTensor("k", args.k, {DType::kF32}, {num_tokens, kAnySize, head_dim}));
+  if (!args.q_out.empty()) {
+    MOED_RETURN_IF_ERROR(CheckTensor("q_out", args.q_out, {DType::kF32}, {num_tokens, args.q.dim(1), head_dim}));
+  }
   MOED_RETURN_IF_ERROR(CheckTensor("positions", args.positions, {DType::kI32}, {num_tokens}));
   MOED_RETURN_IF_ERROR(CheckTensor("cos_sin", args.cos_sin, {DType::kF32}, {kAnySize, kAnySize}));
   const int64_t rotary_dim = args.cos_sin.dim(1);

@@ -7,7 +7,7 @@
 namespace moed::kernels {
 
 struct RopeArgs {
-  TensorView q;          // f32 [num_tokens, num_heads, head_dim], in and out, rows may be strided
+  TensorView q;          // f32 [num_tokens, num_heads, head_dim], in and, without q_out, out; rows may be strided
   TensorView k;          // f32 [num_tokens, num_kv_heads, head_dim], in and out, rows may be strided
   TensorView positions;  // i32 [num_tokens], each in [0, max_positions)
   // f32 [max_positions, rotary_dim]: rotary_dim / 2 cosines, then as many sines, scalings already in them.
@@ -15,6 +15,8 @@ struct RopeArgs {
   // Pairs are (i, i + rotary_dim / 2) as in Llama on the Hub, or (2i, 2i + 1) as in the paper. Dimensions from
   // rotary_dim on pass unchanged.
   bool interleaved = false;
+  // Optional, the shape of q, rows may be strided: takes the result in place of q.
+  TensorView q_out = {};
 };
 
 absl::Status Check(const RopeArgs& args);

@@ -15,6 +15,9 @@ struct CacheSpec {
   int32_t num_kv_heads = 0;
   int32_t k_head_dim = 0;
   int32_t v_head_dim = 0;
+  // The first v_head_dim elements of a key are its value, kept once: the compressed latent of MLA, to which the rotary
+  // key is appended (DeepSeek-V2, arXiv:2405.04434).
+  bool v_in_k = false;
   int32_t window = 0;  // only the last `window` positions are read; 0: all
   DType dtype = DType::kF32;
 
@@ -22,7 +25,8 @@ struct CacheSpec {
 
   // Of one position in one layer.
   int64_t bytes_per_position() const {
-    return int64_t{num_kv_heads} * (k_head_dim + v_head_dim) * static_cast<int64_t>(DTypeSize(dtype));
+    const int64_t elements = v_in_k ? k_head_dim : k_head_dim + v_head_dim;
+    return num_kv_heads * elements * static_cast<int64_t>(DTypeSize(dtype));
   }
 };
 

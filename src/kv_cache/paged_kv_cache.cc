@@ -34,17 +34,25 @@ absl::StatusOr<PagedKvCache> PagedKvCache::Create(std::span<const CacheSpec> spe
       pages.group = static_cast<int32_t>(g);
       pages.k_pages =
           TensorView(nullptr, {num_blocks, spec.num_kv_heads, block_size, spec.k_head_dim}, spec.dtype, device);
+      MOED_RETURN_IF_ERROR(cache.Allocate(&pages.k_pages));
+      if (spec.v_in_k) {
+        pages.v_pages = pages.k_pages.Columns(0, spec.v_head_dim);
+        continue;
+      }
       pages.v_pages =
           TensorView(nullptr, {num_blocks, spec.num_kv_heads, block_size, spec.v_head_dim}, spec.dtype, device);
-      for (TensorView* view : {&pages.k_pages, &pages.v_pages}) {
-        auto buffer = Buffer::Allocate(view->num_bytes(), device);
-        if (!buffer.ok()) return Annotate(buffer.status(), fmt::format("KV cache of {} blocks", num_blocks));
-        view->data = buffer->data();
-        cache.buffers_.push_back(std::move(buffer).value());
-      }
+      MOED_RETURN_IF_ERROR(cache.Allocate(&pages.v_pages));
     }
   }
   return cache;
+}
+
+absl::Status PagedKvCache::Allocate(TensorView* pages) {
+  auto buffer = Buffer::Allocate(pages->num_bytes(), pages->device);
+  if (!buffer.ok()) return Annotate(buffer.status(), fmt::format("KV cache of {} blocks", num_blocks_));
+  pages->data = buffer->data();
+  buffers_.push_back(std::move(buffer).value());
+  return absl::OkStatus();
 }
 
 int64_t PagedKvCache::BytesPerBlock(int32_t group) const {
@@ -55,6 +63,7 @@ int64_t PagedKvCache::BytesPerBlock(int32_t group) const {
 void PagedKvCache::CopyBlock(int32_t group, int32_t source, int32_t destination) {
   for (int32_t layer : groups_[group].layers) {
     for (const TensorView* pages : {&layers_[layer].k_pages, &layers_[layer].v_pages}) {
+      if (groups_[group].spec.v_in_k && pages == &layers_[layer].v_pages) continue;  // a part of the keys
       const size_t bytes = pages->num_bytes() / num_blocks_;
       char* base = pages->As<char>();
       std::memcpy(base + destination * bytes, base + source * bytes, bytes);

@@ -16,7 +16,7 @@ namespace moed {
 struct LayerCache {
   int32_t group = 0;
   TensorView k_pages;  // spec.dtype [num_blocks, num_kv_heads, block_size, k_head_dim]
-  TensorView v_pages;  // spec.dtype [num_blocks, num_kv_heads, block_size, v_head_dim]
+  TensorView v_pages;  // spec.dtype [num_blocks, num_kv_heads, block_size, v_head_dim]; with v_in_k a part of k_pages
 };
 
 // Allocated once; not thread-safe (the engine's thread owns it).
@@ -40,6 +40,7 @@ class PagedKvCache {
 
  private:
   PagedKvCache() = default;
+  absl::Status Allocate(TensorView* pages);
 
   int32_t block_size_ = 0;
   int32_t num_blocks_ = 0;

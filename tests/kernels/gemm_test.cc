@@ -183,6 +183,66 @@ TEST_P(GemmTest, NoRows) {
   });
 }
 
+// Weights of several heads, with their memory.
+struct HeadWeights {
+  HeadWeights(Random& random, int64_t heads, int64_t n, int64_t k, DType dtype) {
+    for (int64_t head = 0; head < heads; ++head) {
+      memory.emplace_back(NormalTensor(random, {n, k}), dtype);
+      packed.push_back(memory.back().packed);
+    }
+  }
+  std::vector<TestWeight> memory;
+  std::vector<PackedWeight> packed;
+};
+
+// Heads inside wider rows, read and written in place; each head is the product of its own rows alone, to the bit.
+TEST_P(GemmTest, BatchedIsOneProductAHead) {
+  Random random;
+  struct Batch {
+    int64_t m, heads, n, k;
+  };
+  for (const Batch& b : {Batch{1, 16, 64, 24}, Batch{1, 1, 1, 1}, Batch{5, 3, 33, 50}, Batch{33, 7, 20, 131},
+                         Batch{29, 2, 97, 40}, Batch{random.Int(1, 20), random.Int(1, 9), random.Int(1, 70), 64}}) {
+    const HeadWeights weights(random, b.heads, b.n, b.k, GetParam());
+    const TestTensor rows = NormalTensor(random, {b.m, b.heads * (b.k + 3)});
+    BatchedGemmArgs args;
+    args.x = rows.view().SplitLast(b.heads, b.k + 3).Columns(2, b.k + 2);
+    args.weights = weights.packed.data();
+    TestTensor expected({b.m, b.heads, b.n});
+    args.out = expected;
+    ASSERT_EQ(Check(args), absl::OkStatus());
+    reference::BatchedGemm(args);
+    ForEachCpuBody([&](const ExecContext& ctx) {
+      const TestTensor wide({b.m, b.heads * (b.n + 2)}), alone({b.m, b.n});
+      FillConstant(wide, 42);
+      args.out = wide.view().SplitLast(b.heads, b.n + 2).Columns(1, b.n + 1);
+      BatchedGemm(ctx, args);
+      EXPECT_TRUE(test::AllClose(args.out, expected, 0, 5 * std::sqrt(b.k) * test::SumTolerance(b.k)));
+      for (int64_t head = 0; head < b.heads; ++head) {
+        const int64_t x_column = head * (b.k + 3) + 2, out_column = head * (b.n + 2);
+        Gemm(ctx, {.x = rows.view().Columns(x_column, x_column + b.k),
+                   .weight = weights.packed[head],
+                   .bias = {},
+                   .accumulate = false,
+                   .out = alone});
+        EXPECT_TRUE(test::BitIdentical(wide.view().Columns(out_column + 1, out_column + b.n + 1), alone));
+        EXPECT_EQ(wide.As<float>()[out_column], 42) << "written beside the output";
+        EXPECT_EQ(wide.As<float>()[out_column + b.n + 1], 42) << "written beside the output";
+      }
+    });
+  }
+}
+
+TEST_P(GemmTest, BatchedOfNothing) {
+  Random random;
+  const HeadWeights weights(random, 2, 33, 20, GetParam());
+  const TestTensor x({0, 2, 20}), out({0, 2, 33}), no_heads({3, 0, 20}), no_out({3, 0, 33});
+  ForEachCpuBody([&](const ExecContext& ctx) {
+    BatchedGemm(ctx, {.x = x, .weights = weights.packed.data(), .out = out});
+    BatchedGemm(ctx, {.x = no_heads, .weights = nullptr, .out = no_out});
+  });
+}
+
 INSTANTIATE_TEST_SUITE_P(WeightTypes, GemmTest, ::testing::Values(DType::kF32, DType::kBF16),
                          [](const auto& type) { return std::string(DTypeName(type.param)); });
 
@@ -255,6 +315,25 @@ TEST(GemmCheckTest, NamesWhatIsWrong) {
   expect_error([&](GemmArgs& args) { args.bias = small_bias; }, "bias is fp32[39]");
   expect_error([&](GemmArgs& args) { args.weight.dtype = DType::kI8; }, "weight is packed as int8");
   expect_error([&](GemmArgs& args) { args.weight.data = nullptr; }, "weight lies at 0x0");
+}
+
+TEST(BatchedGemmCheckTest, NamesWhatIsWrong) {
+  Random random;
+  HeadWeights weights(random, 2, 40, 16, DType::kF32);
+  const TestTensor x({3, 2, 16}), out({3, 2, 40}), narrow({3, 2, 15});
+  BatchedGemmArgs args{.x = x, .weights = weights.packed.data(), .out = out};
+  EXPECT_EQ(Check(args), absl::OkStatus());
+  args.out = x;
+  EXPECT_THAT(Message(Check(args)), HasSubstr("out is fp32[3, 2, 16]; it must be fp32[3, 2, 40]"));
+  args.out = out;
+  args.x = narrow;
+  EXPECT_THAT(Message(Check(args)), HasSubstr("weights[0] is [40, 16]; it must be [40, 15]"));
+  args.x = x;
+  args.weights = nullptr;
+  EXPECT_THAT(Message(Check(args)), HasSubstr("weights are missing; 2 heads need one each"));
+  args.weights = weights.packed.data();
+  weights.packed[1].n = 39;
+  EXPECT_THAT(Message(Check(args)), HasSubstr("weights[1] is [39, 16]; it must be [40, 16]"));
 }
 
 }  // namespace

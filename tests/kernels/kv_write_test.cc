@@ -80,6 +80,25 @@ INSTANTIATE_TEST_SUITE_P(Shapes, KvWriteTest,
                                                           std::pair<int64_t, int64_t>(1, 130)),
                                           testing::Values(1, 8, 16)));
 
+// Values that are a part of their keys are written with them.
+TEST(KvWriteKeysTest, NeedNoValues) {
+  test::Random random;
+  Problem problem(random, 7, 24, 17, 2);
+  problem.args.v = {};
+  const Pages expected(DType::kBF16, 24, 17, 2);
+  problem.args.k_pages = expected.k;
+  ASSERT_TRUE(Check(problem.args).ok()) << Check(problem.args);
+  reference::KvWrite(problem.args);
+  test::ForEachCpuBody([&](const ExecContext& ctx) {
+    const Pages pages(DType::kBF16, 24, 17, 2);
+    problem.args.k_pages = pages.k;
+    KvWrite(ctx, problem.args);
+    EXPECT_TRUE(test::BitIdentical(pages.k, expected.k));
+  });
+  problem.args.v_pages = expected.v;
+  EXPECT_THAT(Message(Check(problem.args)), HasSubstr("v is fp32[]; it must be fp32[7, 3, 17]"));
+}
+
 // Rounding is to nearest even, ties and both signs, overflow to infinity, NaN kept.
 TEST(KvWriteRoundingTest, ToNearestEven) {
   struct Case {

@@ -71,14 +71,15 @@ TEST_P(PagedAttentionTest, IgnoresChunksCompanyAndThreads) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, PagedAttentionTest,
-                         testing::Values(Shape{4, 2, 64, 64, 16}, Shape{3, 3, 20, 33, 8},
-                                         Shape{8, 1, 64, 128, 32, DType::kBF16}, Shape{6, 2, 80, 80, 1, DType::kF16},
-                                         Shape{2, 1, 7, 5, 64}, Shape{4, 4, 32, 32, 16, DType::kBF16, 10},
-                                         Shape{6, 2, 32, 48, 16, DType::kF32, 100, true},
-                                         Shape{3, 1, 192, 128, 16, DType::kF32, 0, true},
-                                         Shape{1, 1, 16, 16, 16, DType::kF32, 64},
-                                         Shape{140, 1, 8, 4, 32, DType::kF32, 1}));
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, PagedAttentionTest,
+    testing::Values(Shape{4, 2, 64, 64, 16}, Shape{3, 3, 20, 33, 8}, Shape{8, 1, 64, 128, 32, DType::kBF16},
+                    Shape{6, 2, 80, 80, 1, DType::kF16}, Shape{2, 1, 7, 5, 64},
+                    Shape{4, 4, 32, 32, 16, DType::kBF16, 10}, Shape{6, 2, 32, 48, 16, DType::kF32, 100, true},
+                    Shape{3, 1, 192, 128, 16, DType::kF32, 0, true}, Shape{1, 1, 16, 16, 16, DType::kF32, 64},
+                    Shape{16, 1, 576, 512, 16, DType::kBF16, 0, false, true},
+                    Shape{5, 1, 43, 33, 8, DType::kF16, 0, false, true},
+                    Shape{4, 2, 21, 20, 16, DType::kF32, 90, true, true}, Shape{140, 1, 8, 4, 32, DType::kF32, 1}));
 
 // A long context of one token, cut among threads.
 TEST(PagedAttentionLongTest, EqualsReference) {
@@ -166,6 +167,11 @@ TEST(PagedAttentionCheckTest, NamesWhatIsWrong) {
   args = good;
   args.sinks = out;
   EXPECT_THAT(Message(Check(args)), HasSubstr("sinks is fp32[3, 24]; it must be fp32[4]"));
+  args = good;
+  args.v_pages = args.k_pages.Columns(0, 6);
+  EXPECT_TRUE(Check(args).ok()) << Check(args);
+  args.v_pages.strides[1] += 1;
+  EXPECT_THAT(Message(Check(args)), HasSubstr("v_pages fp32[5, 2, 4, 6] has strides of 64, 33 and 8"));
   args = good;
   args.window = -1;
   EXPECT_THAT(Message(Check(args)), HasSubstr("window is -1"));

@@ -20,11 +20,13 @@ struct Shape {
   DType dtype = DType::kF32;
   int window = 0;
   bool sinks = false;
+  bool v_in_k = false;  // values are the first v_head_dim elements of their keys
 };
 
 inline std::ostream& operator<<(std::ostream& out, const Shape& s) {
-  return out << fmt::format("{}/{} heads of {}/{}, blocks of {} {}, window {}, sinks {}", s.num_heads, s.num_kv_heads,
-                            s.k_head_dim, s.v_head_dim, s.block_size, DTypeName(s.dtype), s.window, s.sinks);
+  return out << fmt::format("{}/{} heads of {}/{}{}, blocks of {} {}, window {}, sinks {}", s.num_heads, s.num_kv_heads,
+                            s.k_head_dim, s.v_head_dim, s.v_in_k ? " in the keys" : "", s.block_size,
+                            DTypeName(s.dtype), s.window, s.sinks);
 }
 
 // One sequence's part of a step.
@@ -95,7 +97,7 @@ class Cache {
     PagedAttentionArgs args = {};
     args.q = rows.view().Columns(0, q_width).SplitLast(shape_.num_heads, shape_.k_head_dim);
     args.k_pages = k_pages_;
-    args.v_pages = v_pages_;
+    args.v_pages = shape_.v_in_k ? k_pages_.view().Columns(0, shape_.v_head_dim) : v_pages_.view();
     args.query_starts = query_starts;
     args.context_lens = context_lens;
     args.block_starts = block_starts;

@@ -107,6 +107,29 @@ TEST_P(RopeTest, KeepsLengthsAndWhatIsNotRotated) {
   }
 }
 
+// Into another tensor: the same numbers as in place, and the queries stay.
+TEST_P(RopeTest, ElsewhereAsInPlace) {
+  const auto [dims, interleaved] = GetParam();
+  const auto [head_dim, rotary_dim] = dims;
+  test::Random random;
+  const Problem problem(random, 6, head_dim, rotary_dim, interleaved);
+  const auto rotate = [&](const auto& op) {
+    const TestTensor in_place = problem.CopyOfRows(), rows = problem.CopyOfRows();
+    op(problem.ArgsOn(in_place, head_dim, interleaved));
+    const TestTensor wide({6, Problem::kHeads * (head_dim + 5)});
+    RopeArgs args = problem.ArgsOn(rows, head_dim, interleaved);
+    args.q_out = wide.view().SplitLast(Problem::kHeads, head_dim + 5).Columns(5, head_dim + 5);
+    ASSERT_TRUE(Check(args).ok()) << Check(args);
+    op(args);
+    const RopeArgs expected = problem.ArgsOn(in_place, head_dim, interleaved);
+    EXPECT_TRUE(test::BitIdentical(args.q_out, expected.q));
+    EXPECT_TRUE(test::BitIdentical(args.k, expected.k));
+    EXPECT_TRUE(test::BitIdentical(args.q, problem.args.q));
+  };
+  rotate([](const RopeArgs& args) { reference::Rope(args); });
+  test::ForEachCpuBody([&](const ExecContext& ctx) { rotate([&](const RopeArgs& args) { Rope(ctx, args); }); });
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Shapes, RopeTest,
     testing::Combine(testing::Values(std::pair<int64_t, int64_t>(2, 2), std::pair<int64_t, int64_t>(64, 64),
@@ -127,6 +150,9 @@ TEST(RopeCheckTest, NamesWhatIsWrong) {
   EXPECT_THAT(Message(Check(args)), HasSubstr("cos_sin is fp32[300, 7]"));
   args.cos_sin = wide;
   EXPECT_THAT(Message(Check(args)), HasSubstr("must be even and at most head_dim = 8"));
+  args = problem.args;
+  args.q_out = args.k;
+  EXPECT_THAT(Message(Check(args)), HasSubstr("q_out is fp32[3, 2, 8]; it must be fp32[3, 3, 8]"));
   args = problem.args;
   args.k = args.k.Rows(0, 2);
   EXPECT_THAT(Message(Check(args)), HasSubstr("k is fp32[2, 2, 8]; it must be fp32[3, any, 8]"));

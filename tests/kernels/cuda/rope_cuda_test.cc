@@ -21,14 +21,16 @@ TEST(RopeCudaTest, EqualsReference) {
         positions.As<int32_t>()[i] = static_cast<int32_t>(random.Int(0, max_positions - 1));
       }
       const TestTensor before = test::NormalTensor(random, {num_tokens, q_width + k_width + 1});
-      const auto rotate = [&](const auto& op) {
+      const TestTensor q_out({num_tokens, num_heads, head_dim});
+      const auto rotate = [&](const auto& op, const TensorView& elsewhere = {}) {
         TestTensor rows({num_tokens, q_width + k_width + 1});
         std::memcpy(rows.As<char>(), before.As<char>(), before.view().num_bytes());
         op({.q = rows.view().Columns(0, q_width).SplitLast(num_heads, head_dim),
             .k = rows.view().Columns(q_width, q_width + k_width).SplitLast(num_kv_heads, head_dim),
             .positions = positions,
             .cos_sin = cos_sin,
-            .interleaved = interleaved});
+            .interleaved = interleaved,
+            .q_out = elsewhere});
         return rows;
       };
       const TestTensor expected = rotate([](const RopeArgs& args) { reference::Rope(args); });
@@ -36,6 +38,11 @@ TEST(RopeCudaTest, EqualsReference) {
         const TestTensor rows = rotate([&](const RopeArgs& args) { cuda::Rope(ctx, args); });
         // Two products and a sum of normal values, here with normal "cosines" too.
         EXPECT_TRUE(test::AllClose(rows, expected, 0, 2 * test::kFloatEpsilon * 32)) << head_dim << " " << interleaved;
+        const TestTensor others = rotate([&](const RopeArgs& args) { cuda::Rope(ctx, args); }, q_out);
+        EXPECT_TRUE(test::BitIdentical(q_out, rows.view().Columns(0, q_width).SplitLast(num_heads, head_dim)));
+        EXPECT_TRUE(test::BitIdentical(others.view().Columns(q_width, q_width + k_width),
+                                       rows.view().Columns(q_width, q_width + k_width)));
+        EXPECT_TRUE(test::BitIdentical(others.view().Columns(0, q_width), before.view().Columns(0, q_width)));
       });
     }
   }
