@@ -7,6 +7,7 @@
 
 #include "base/text.h"
 #include "model/families/families.h"
+#include "model/rope_reader.h"
 
 namespace moed {
 namespace {
@@ -36,21 +37,6 @@ absl::StatusOr<const Family*> FindFamily(const ConfigReader& config) {
   const std::string& asked = architectures.empty() ? type : architectures.front();
   return Unimplemented("config.json: architecture \"{}\" is not known; the nearest that is: \"{}\"", asked,
                        NearestWord(asked, known));
-}
-
-void ReadRope(const ConfigReader& config, ModelConfig* model) {
-  // Newer files gather theta and scaling under rope_parameters; older ones have rope_theta and rope_scaling.
-  const std::optional<ConfigReader> parameters = config.Object("rope_parameters");
-  const std::optional<ConfigReader> scaling = parameters ? parameters : config.Object("rope_scaling");
-  model->rope.theta = config.FloatOr("rope_theta", 10000.0);
-  if (parameters) model->rope.theta = parameters->FloatOr("rope_theta", model->rope.theta);
-  if (!(model->rope.theta > 0.0)) {
-    config.Fail(InvalidArgument("config.json: rope_theta is {}; it must be positive", model->rope.theta));
-  }
-  if (scaling) {
-    const std::string type = scaling->StringOr("rope_type", scaling->StringOr("type", "default"));
-    if (type != "default") config.Fail(Unimplemented("config.json: RoPE scaling \"{}\" is not supported", type));
-  }
 }
 
 void ReadDType(const ConfigReader& config, ModelConfig* model) {
@@ -97,7 +83,6 @@ void ReadCommonFields(const ConfigReader& config, ModelConfig* model) {
   const int64_t head_dim = config.IntOr("head_dim", std::max(1, model->hidden_size / attention.num_heads), {1, 65536});
   attention.k_head_dim = attention.v_head_dim = static_cast<int32_t>(head_dim);
   attention.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-  model->rope.rotary_dim = static_cast<int32_t>(head_dim);
 
   ReadRope(config, model);
   ReadDType(config, model);

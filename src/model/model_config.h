@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "kernels/moe_ffn/moe_ffn.h"
@@ -24,10 +25,22 @@ struct AttentionConfig {
   bool output_bias = false;
 };
 
+// YaRN (Peng et al. 2023, arXiv:2309.00071): dimensions that turn slowly are stretched to `factor` times the context,
+// fast ones stay as they are, and between the two runs a ramp.
+struct YarnScaling {
+  double factor = 1.0;
+  int64_t original_positions = 0;  // the context that the model was first trained for
+  double beta_fast = 32.0;         // turns over that context from which on a dimension stays
+  double beta_slow = 1.0;          // turns up to which it is stretched
+  bool truncate = true;            // the ramp begins and ends at whole dimensions
+  double attention_factor = 1.0;   // multiplies cosines and sines
+};
+
 struct RopeConfig {
   double theta = 10000.0;
   int32_t rotary_dim = 0;  // the first dimensions of a head that turn
   bool interleaved = false;
+  std::variant<std::monostate, YarnScaling> scaling;
 };
 
 // The router and its experts (Shazeer et al. 2017, arXiv:1701.06538).

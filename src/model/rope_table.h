@@ -14,8 +14,8 @@ namespace moed {
 // Immutable after construction.
 class RopeTable {
  public:
-  // For positions [0, max_positions); angles are position * theta^(-2i / rotary_dim), taken in float as transformers
-  // does. RESOURCE_EXHAUSTED for memory.
+  // For positions [0, max_positions); angles are position * theta^(-2i / rotary_dim), scaled as the configuration says,
+  // taken in float as transformers does. RESOURCE_EXHAUSTED for memory.
   static absl::StatusOr<RopeTable> Create(const RopeConfig& config, int32_t max_positions, Device device);
 
   // f32 [max_positions, rotary_dim]: rotary_dim / 2 cosines, then as many sines.
