@@ -3,15 +3,16 @@
 
     train.py prepare  --corpora DIR --work-dir DIR     tokenizer, held-out split, token streams
     train.py train    --work-dir DIR --minutes 100     goes on from the last checkpoint, if any
-    train.py train    --work-dir DIR --run final --start-from main --minutes 25 --decay-minutes 25
+    train.py train    --work-dir DIR --run final --start-from main --minutes 60 --rates 1 0
     train.py release  --work-dir DIR --run final       writes the Hugging Face folder beside this file
     train.py evaluate --work-dir DIR                   measures it on the held-out works
     train.py card     --work-dir DIR                   samples from it, fills README.md and the log
 
-Tested with Python 3.11, torch 2.15, transformers 5.23, tokenizers 0.23, safetensors 0.8, numpy 2.4.
+Tested with Python 3.11, torch 2.15, transformers 5.24, tokenizers 0.23, safetensors 0.8, numpy 2.4.
 """
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def train(arguments):
         trainer.load(run_dir / "checkpoint.pt")
     elif arguments.start_from:
         trainer.load(arguments.work_dir / arguments.start_from / "checkpoint.pt")
-    trainer.run(arguments.minutes, arguments.decay_minutes)
+        shutil.copy(arguments.work_dir / arguments.start_from / "log.jsonl", run_dir / "log.jsonl")
+    trainer.run(arguments.minutes, arguments.rates)
 
 
 def release(arguments):
@@ -59,7 +61,7 @@ def evaluate(arguments):
     from training.evaluate import write_evaluation
 
     torch.set_num_threads(arguments.threads)
-    write_evaluation(MODEL_DIR, arguments.work_dir / "data", arguments.context)
+    write_evaluation(MODEL_DIR, arguments.work_dir / "data", arguments.context, arguments.moed)
 
 
 def card(arguments):
@@ -94,11 +96,12 @@ def parse_arguments():
     sub.add_argument("--run", default="main", help="name of the run's folder in the work dir")
     sub.add_argument("--start-from", help="run whose checkpoint a new run starts from, for a decay branch")
     sub.add_argument("--minutes", type=float, required=True, help="wall-clock time of this sitting")
-    sub.add_argument("--decay-minutes", type=float, default=0.0, help="the last minutes, in which the rate falls to 0")
+    sub.add_argument("--rates", type=float, nargs=2, default=(1.0, 1.0), metavar=("FIRST", "LAST"),
+                     help="learning rate at the start and at the end of this sitting, as parts of its peak")
     sub.add_argument("--threads", type=int, default=1)
     sub.add_argument("--length", type=int, default=256, help="tokens a window")
-    sub.add_argument("--english-windows", type=int, default=12, help="windows of English a step")
-    sub.add_argument("--chinese-windows", type=int, default=20, help="windows of Chinese a step")
+    sub.add_argument("--english-windows", type=int, default=4, help="windows of English a step")
+    sub.add_argument("--chinese-windows", type=int, default=28, help="windows of Chinese a step")
     sub.add_argument("--micro-batches", type=int, default=4)
     sub.add_argument("--balance-weight", type=float, default=0.01)
 
@@ -108,7 +111,8 @@ def parse_arguments():
                      help="the weights as they are, or their average over about the last hundred steps")
 
     sub = command(evaluate, "bits per byte, expert loads and agreement with transformers, into evaluation.json")
-    sub.add_argument("--context", type=int, default=512, help="longest context; a token has at least a quarter of it")
+    sub.add_argument("--context", type=int, default=512, help="longest context; a token has at least half of it")
+    sub.add_argument("--moed", type=Path, help="the program, to compare its logits too")
     sub.add_argument("--threads", type=int, default=1)
 
     sub = command(card, "continuations, tables and the training log")

@@ -8,20 +8,21 @@ from pathlib import Path
 from .corpus import LANGUAGES
 
 NAMES = {"en": "English", "zh": "Chinese"}
-LOG_COLUMNS = ("step", "tokens", "seconds", "loss", "balance", "smallest_share", "decay", "validation_en", "validation_zh")
+LOG_COLUMNS = ("step", "tokens", "seconds", "loss", "balance", "smallest_share", "rate", "validation_en", "validation_zh")
 
 
 def bits_table(languages) -> str:
     baselines = list(languages["en"]["baselines"])
-    lines = ["| held out | bytes | **this model** | " + " | ".join(baselines) + " | below the best 5-gram by |",
-             "|---|--:|--:|" + "--:|" * len(baselines) + "--:|"]
+    lines = ["| held out | bytes | **this model** | " + " | ".join(baselines)
+             + " | below the byte 5-gram by | below the best 5-gram by |",
+             "|---|--:|--:|" + "--:|" * len(baselines) + "--:|--:|"]
     for language in LANGUAGES:
         row = languages[language]
         others = [row["baselines"][name] for name in baselines]
         best = min(row["baselines"][name] for name in baselines if "5-gram" in name)
-        gain = 100 * (1 - row["bits_per_byte"] / best)
+        gains = " | ".join(f"{100 * (1 - row['bits_per_byte'] / other):.1f}%" for other in (row["baselines"]["byte 5-gram"], best))
         figures = " | ".join(f"{figure:.3f}" for figure in others)
-        lines.append(f"| {NAMES[language]} | {row['bytes']:,} | **{row['bits_per_byte']:.3f}** | {figures} | {gain:.1f}% |")
+        lines.append(f"| {NAMES[language]} | {row['bytes']:,} | **{row['bits_per_byte']:.3f}** | {figures} | {gains} |")
     return "\n".join(lines)
 
 
@@ -47,6 +48,20 @@ def load_summary(languages) -> str:
             + ", ".join(f"{100 * a:.0f}%" for a in apart)
             + " of the choices would have to move to make the loads of the two languages equal. "
             f"The smallest share of an expert within one language is {100 * single:.1f}%.")
+
+
+def agreement_table(agreement) -> str:
+    tokens = agreement["en"]["tokens"]
+    rows = {"moed, fp32: worst logit over the largest": ("fp32_worst_logit", "moed", "{:.1e}"),
+            "moed, fp32: same most likely token": ("fp32_same_argmax", "moed", f"{{}} of {tokens}"),
+            "this trainer, fp32: worst logit over the largest": ("fp32_worst_logit", "trainer", "{:.1e}"),
+            "moed, bf16: relative L2 error": ("bf16_relative_error", "moed", "{:.4f}"),
+            "transformers, bf16: relative L2 error": ("bf16_relative_error", "transformers", "{:.4f}")}
+    lines = ["| against transformers in fp32 | English | Chinese |", "|---|--:|--:|"]
+    for title, (figure, who, form) in rows.items():
+        figures = (form.format(agreement[language][figure][who]) for language in LANGUAGES)
+        lines.append(f"| {title} | " + " | ".join(figures) + " |")
+    return "\n".join(lines)
 
 
 def quote(text: str) -> str:
@@ -84,10 +99,12 @@ def fill(readme: Path, sections) -> None:
 
 
 def write_card(model_dir: Path, samples_path: Path) -> None:
-    languages = json.loads((model_dir / "evaluation.json").read_text())["languages"]
+    evaluation = json.loads((model_dir / "evaluation.json").read_text())
+    languages = evaluation["languages"]
     samples = json.loads(samples_path.read_text())
     fill(model_dir / "README.md", {
         "bits": bits_table(languages),
         "loads": load_table(languages) + "\n\n" + load_summary(languages),
+        "agreement": agreement_table(evaluation["logits_against_transformers"]),
         "samples": samples_section(samples),
     })

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from .agreement import agreement
 from .config import END_OF_TEXT
 from .corpus import LANGUAGES
 from .ngram import KneserNey, byte_symbols, character_symbols, token_symbols
@@ -16,12 +17,12 @@ from .release import load_released, write_json
 
 
 def strided_windows(stream: np.ndarray, end_id: int, context: int):
-    """Yields (ids, first): tokens ids[first:] are scored with at least a quarter of a context before them.
+    """Yields (ids, first): tokens ids[first:] are scored with at least half a context before them.
 
     <|endoftext|> stands before the first token, so that every token of the stream is scored once.
     """
     stream = np.concatenate([[end_id], stream.astype(np.int64)])
-    overlap = context // 4
+    overlap = context // 2
     scored = 1
     while scored < len(stream):
         begin = max(0, scored - overlap) if scored > 1 else 0
@@ -87,31 +88,11 @@ def evaluate(model_dir: Path, data_dir: Path, context: int, split: str, with_bas
     return result
 
 
-def write_evaluation(model_dir: Path, data_dir: Path, context: int) -> None:
+def write_evaluation(model_dir: Path, data_dir: Path, context: int, moed: Path | None) -> None:
     result = evaluate(model_dir, data_dir, context, "test", with_baselines=True)
-    result["logits_against_transformers"] = compare_with_transformers(model_dir, data_dir)
+    result["logits_against_transformers"] = agreement(model_dir, data_dir, moed)
     write_json(model_dir / "evaluation.json", result)
     print(json.dumps(result, ensure_ascii=False, indent=1))
-
-
-@torch.no_grad()
-def compare_with_transformers(model_dir: Path, data_dir: Path, length: int = 512):
-    """Largest difference between our logits and those of transformers, both in fp32."""
-    from transformers import AutoModelForCausalLM
-
-    theirs = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
-    ours = load_released(model_dir)
-    figures = {"model_class": type(theirs).__name__}
-    for language in LANGUAGES:
-        ids = np.load(data_dir / f"{language}.test.npy")[:length].astype(np.int64)
-        ids = torch.from_numpy(ids)[None]
-        expected, actual = theirs(ids).logits, ours.logits(ids)
-        figures[language] = {
-            "largest_difference": (expected - actual).abs().max().item(),
-            "largest_logit": expected.abs().max().item(),
-            "same_argmax": bool((expected.argmax(-1) == actual.argmax(-1)).all()),
-        }
-    return figures
 
 
 def prompts(data_dir: Path, language: str, count: int):

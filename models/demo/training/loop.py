@@ -21,10 +21,10 @@ from .optimizer import make_optimizers
 class TrainingOptions:
     seed: int = 1
     length: int = 256
-    # Windows of a language in a step; a micro-batch holds a part of each. Chinese gets more: it has
+    # Windows of a language in a step; a micro-batch holds a part of each. Chinese gets most: it has
     # as many tokens as English in the corpora, and is much harder to predict.
-    english_windows: int = 12
-    chinese_windows: int = 20
+    english_windows: int = 4
+    chinese_windows: int = 28
     micro_batches: int = 4
     muon_lr: float = 0.02
     embedding_lr: float = 0.005
@@ -71,6 +71,7 @@ class Trainer:
         torch.manual_seed(options.seed)
         self.model = DemoModel(ModelShape())
         self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.model.compile_layers()
         self.optimizers = make_optimizers(self.model, options.muon_lr, options.embedding_lr, options.scalar_lr)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -126,16 +127,16 @@ class Trainer:
                 self.tokens_read[language] += count * self.options.length
             yield torch.from_numpy(np.stack(windows))
 
-    def set_learning_rate(self, decay: float):
-        factor = min(1.0, (self.step + 1) / self.options.warmup_steps) * decay
+    def set_learning_rate(self, rate: float):
+        factor = min(1.0, (self.step + 1) / self.options.warmup_steps) * rate
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
         self.optimizers[0].param_groups[0]["momentum"] = 0.85 + 0.1 * min(1.0, self.step / 200)
 
-    def train_step(self, decay: float):
+    def train_step(self, rate: float):
         options, model = self.options, self.model
-        self.set_learning_rate(decay)
+        self.set_learning_rate(rate)
         tokens = options.tokens_per_step
         sums, loads = np.zeros(3), 0
         for batch in self.micro_batches():
@@ -188,8 +189,8 @@ class Trainer:
             self.bad_validations += 1
         return self.bad_validations >= self.options.patience
 
-    def run(self, minutes: float, decay_minutes: float):
-        """Trains for `minutes`; the learning rate falls to zero over the last `decay_minutes`.
+    def run(self, minutes: float, rates: tuple[float, float]):
+        """Trains for `minutes`; the learning rate goes from one part of its peak to another in a line.
 
         The schedule follows the clock and not a step count, as the machine is shared and nobody
         knows how many steps fit. SIGTERM ends it after the current step, with a checkpoint.
@@ -198,12 +199,12 @@ class Trainer:
         started = saved = validated = time.monotonic()
         base_seconds = self.seconds
         while (left := started + 60 * minutes - time.monotonic()) > 0 and not self.asked_to_stop:
-            decay = min(1.0, left / (60 * decay_minutes)) if decay_minutes else 1.0
+            rate = rates[1] + (rates[0] - rates[1]) * left / (60 * minutes)
             before = time.monotonic()
-            figures = self.train_step(decay)
+            figures = self.train_step(rate)
             now = time.monotonic()
             self.seconds = base_seconds + now - started
-            self.log(**figures, decay=decay, tokens_per_second=self.options.tokens_per_step / (now - before))
+            self.log(**figures, rate=rate, tokens_per_second=self.options.tokens_per_step / (now - before))
             if now - saved > self.options.checkpoint_seconds:
                 self.save()
                 saved = now

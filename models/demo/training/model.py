@@ -135,7 +135,6 @@ def rotary_tables(shape: ModelShape, length: int):
     return angle.cos(), angle.sin()
 
 
-@torch.compile
 def normalise_and_rotate(x, weight, eps: float, cos, sin):
     """x [batch, length, heads, head_dim]; RMSNorm of each head, then RoPE."""
     x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
@@ -176,18 +175,20 @@ class SparseMoe(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(experts, 2 * inner, hidden))
         self.down = nn.Parameter(torch.empty(experts, hidden, inner))
 
-    def forward(self, x):
-        """Returns the output, the two auxiliary losses, and how many choices each expert got."""
+    def route(self, x):
+        """Returns the chosen experts, their weights, the two auxiliary losses, and each expert's number of choices."""
         logits = self.gate(x)
         probabilities = logits.softmax(dim=-1)
         weights, chosen = probabilities.topk(self.k, dim=-1)
         weights = weights / weights.sum(dim=-1, keepdim=True)
-        y = GroupedExperts.apply(x, chosen, weights, self.gate_up, self.down)
-        load = torch.bincount(chosen.reshape(-1), minlength=logits.shape[1])
+        load = F.one_hot(chosen, logits.shape[1]).sum((0, 1))
         share = load / load.sum()
         balance = logits.shape[1] * (share * probabilities.mean(dim=0)).sum()
         z = logits.logsumexp(dim=-1).square().mean()
-        return y, balance, z, load
+        return chosen, weights, balance, z, load
+
+    def mix(self, x, chosen, weights):
+        return GroupedExperts.apply(x, chosen, weights, self.gate_up, self.down)
 
 
 class Layer(nn.Module):
@@ -198,10 +199,15 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RmsNorm(shape.hidden_size, shape.rms_norm_eps)
         self.mlp = SparseMoe(shape)
 
-    def forward(self, x, cos, sin):
+    def attend_and_route(self, x, cos, sin):
+        """All that comes before the experts, in one piece for the compiler."""
         x = x + self.self_attn(self.input_layernorm(x), cos, sin)
-        y, balance, z, load = self.mlp(self.post_attention_layernorm(x).flatten(0, 1))
-        return x + y.view_as(x), balance, z, load
+        normalised = self.post_attention_layernorm(x).flatten(0, 1)
+        return x, normalised, *self.mlp.route(normalised)
+
+    def forward(self, x, cos, sin):
+        x, normalised, chosen, weights, balance, z, load = self.attend_and_route(x, cos, sin)
+        return x + self.mlp.mix(normalised, chosen, weights).view_as(x), balance, z, load
 
 
 class DemoModel(nn.Module):
@@ -225,6 +231,11 @@ class DemoModel(nn.Module):
                 nn.init.normal_(parameter, std=0.04)
             elif parameter.dim() >= 2:
                 nn.init.normal_(parameter, std=0.5 * parameter.shape[-1] ** -0.5)
+
+    def compile_layers(self):
+        """For training, where all batches have one shape; evaluation's many shapes are run as they are."""
+        for layer in self.layers:
+            layer.attend_and_route = torch.compile(layer.attend_and_route, dynamic=False)
 
     def hidden_states(self, ids):
         """ids [batch, length] -> final hidden states, mean auxiliary losses, loads [layers, experts]."""
