@@ -226,22 +226,24 @@ def relative_error(actual, expected):
     return ((actual - expected).norm(dim=-1) / expected.norm(dim=-1)).tolist()
 
 
-def make_expectations(spec, seed, folder):
-    """What transformers computes: tensors for golden.safetensors, the margins and a summary."""
+def random_prompts(vocab_size, seed):
     rng = np.random.default_rng(seed)
+    return [rng.integers(4, vocab_size, length).tolist() for length in PROMPT_LENGTHS]
+
+
+def make_expectations(folder, prompts, logit_rows=LOGIT_ROWS, greedy_prompts=GREEDY_PROMPTS):
+    """What transformers computes: tensors for golden.safetensors, the margins and a summary."""
     margins = Margins()
     fp32 = Runner(folder, torch.float32)
-    tensors, prompts = {}, []
-    for i, length in enumerate(PROMPT_LENGTHS):
-        prompts.append(rng.integers(4, spec.config.vocab_size, length).tolist())
-        if i in GREEDY_PROMPTS:
-            tensors[f"prompts.{i}.greedy"] = np.array(greedy(fp32, prompts[i], margins), dtype=np.int32)
+    tensors = {}
+    for i in greedy_prompts:
+        tensors[f"prompts.{i}.greedy"] = np.array(greedy(fp32, prompts[i], margins), dtype=np.int32)
         if not margins.good():
             return None, margins, None
     bf16 = Runner(folder, torch.bfloat16)
     differences, references, agreeing_errors, disagreeing = [], [], [], 0
     for i, ids in enumerate(prompts):
-        rows = list(LOGIT_ROWS[i])
+        rows = list(logit_rows[i])
         expected = fp32.logits(ids)[rows]
         experts = fp32.experts()
         actual = bf16.logits(ids)[rows]
@@ -278,7 +280,7 @@ def make(spec):
     folder = GOLDEN / spec.name
     for seed in range(1, MAX_SEEDS):
         save_checkpoint(spec, seed, folder)
-        tensors, margins, summary = make_expectations(spec, seed, folder)
+        tensors, margins, summary = make_expectations(folder, random_prompts(spec.config.vocab_size, seed))
         if tensors is not None:
             break
         print(f"{spec.name}: seed {seed} decides too narrowly: {margins}")
