@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <thread>
 #include <vector>
 
@@ -10,8 +11,8 @@
 namespace moed {
 namespace {
 
-// About 20 microseconds: longer than the gap between two ops of a step, far shorter than anyone would notice as load.
-constexpr int kSpins = 2000;
+// Longer than the gap between two ops of a step, shorter than what it takes to wake a thread.
+constexpr std::chrono::microseconds kSpinTime{30};
 
 inline void CpuRelax() {
 #if defined(__x86_64__)
@@ -21,18 +22,40 @@ inline void CpuRelax() {
 #endif
 }
 
+// Returns true as soon as `done` does, false after kSpinTime.
+template <typename Condition>
+bool SpinUntil(const Condition& done) {
+  constexpr int kLooksBetweenTimes = 32;
+  const auto limit = std::chrono::steady_clock::now() + kSpinTime;
+  do {
+    for (int look = 0; look < kLooksBetweenTimes; ++look) {
+      if (done()) return true;
+      CpuRelax();
+    }
+  } while (std::chrono::steady_clock::now() < limit);
+  return done();
+}
+
+// The gate of a loop: whether it is open (bit 0), and how many workers are inside (the rest).
+constexpr uint32_t kOpen = 1;
+constexpr uint32_t kOneWorker = 2;
+
+bool IsOpen(uint32_t gate) { return (gate & kOpen) != 0; }
+bool HasWorkers(uint32_t gate) { return gate >= kOneWorker; }
+
 }  // namespace
 
-// What describes the loop under way is written by the caller before `generation` moves on, and read by the workers
-// after they saw it move.
+// What describes the loop under way is written by the caller before the gate opens, and read by workers inside. Whoever
+// finds that all pieces are taken closes the gate, and the caller waits for those inside only. A worker that got no
+// core meanwhile, since others use the machine too, finds the gate closed and was not waited for.
 struct ThreadPool::Team {
   Function function = nullptr;
   const void* body = nullptr;
   int64_t count = 0;
   int64_t grain = 1;
   alignas(64) std::atomic<int64_t> next{0};
-  alignas(64) std::atomic<uint32_t> generation{0};
-  alignas(64) std::atomic<int> working{0};
+  alignas(64) std::atomic<uint32_t> gate{0};
+  alignas(64) std::atomic<uint32_t> emptied{0};  // moves on when the last worker has left through a closed gate
   std::atomic<bool> stop{false};
   std::vector<std::thread> workers;
 
@@ -44,23 +67,46 @@ struct ThreadPool::Team {
     }
   }
 
+  void WaitUntilOpen() {
+    const auto open = [this] { return IsOpen(gate.load(std::memory_order_acquire)); };
+    if (SpinUntil(open)) return;
+    while (!open()) {
+      const uint32_t closed = gate.load(std::memory_order_acquire);
+      if (!IsOpen(closed)) gate.wait(closed, std::memory_order_acquire);
+    }
+  }
+
+  void WaitUntilEmpty() {
+    const auto empty = [this] { return !HasWorkers(gate.load(std::memory_order_acquire)); };
+    if (SpinUntil(empty)) return;
+    while (!empty()) {
+      const uint32_t before = emptied.load(std::memory_order_acquire);
+      if (!empty()) emptied.wait(before, std::memory_order_acquire);
+    }
+  }
+
+  bool Enter() {
+    uint32_t now = gate.load(std::memory_order_acquire);
+    while (IsOpen(now)) {
+      if (gate.compare_exchange_weak(now, now + kOneWorker, std::memory_order_acq_rel)) return true;
+    }
+    return false;
+  }
+
+  void CloseAndLeave() {
+    gate.fetch_and(~kOpen, std::memory_order_acq_rel);
+    if (HasWorkers(gate.fetch_sub(kOneWorker, std::memory_order_acq_rel) - kOneWorker)) return;
+    emptied.fetch_add(1, std::memory_order_release);
+    emptied.notify_one();
+  }
+
   void WorkerMain(int worker) {
-    uint32_t seen = 0;
     for (;;) {
-      uint32_t now = generation.load(std::memory_order_acquire);
-      for (int spin = 0; now == seen; ++spin) {
-        if (spin < kSpins) {
-          CpuRelax();
-        } else {
-          generation.wait(seen, std::memory_order_acquire);
-        }
-        now = generation.load(std::memory_order_acquire);
-      }
-      seen = now;
+      WaitUntilOpen();
       if (stop.load(std::memory_order_relaxed)) return;
+      if (!Enter()) continue;
       Work(worker);
-      working.fetch_sub(1, std::memory_order_acq_rel);
-      working.notify_one();
+      CloseAndLeave();
     }
   }
 };
@@ -75,8 +121,8 @@ ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads), team_(std::
 
 ThreadPool::~ThreadPool() {
   team_->stop.store(true, std::memory_order_relaxed);
-  team_->generation.fetch_add(1, std::memory_order_release);
-  team_->generation.notify_all();
+  team_->gate.fetch_or(kOpen, std::memory_order_release);
+  team_->gate.notify_all();
   for (std::thread& worker : team_->workers) worker.join();
 }
 
@@ -93,19 +139,11 @@ void ThreadPool::Run(int64_t count, int64_t grain, Function function, const void
   team.count = count;
   team.grain = grain;
   team.next.store(0, std::memory_order_relaxed);
-  team.working.store(static_cast<int>(team.workers.size()), std::memory_order_relaxed);
-  team.generation.fetch_add(1, std::memory_order_release);
-  team.generation.notify_all();
+  team.gate.fetch_or(kOpen, std::memory_order_release);
+  team.gate.notify_all();
   team.Work(0);
-  // The workers are at the last pieces: waiting for them is short, unless the machine is crowded.
-  for (int spin = 0; team.working.load(std::memory_order_acquire) != 0; ++spin) {
-    if (spin < kSpins) {
-      CpuRelax();
-    } else {
-      const int left = team.working.load(std::memory_order_acquire);
-      if (left != 0) team.working.wait(left, std::memory_order_acquire);
-    }
-  }
+  team.gate.fetch_and(~kOpen, std::memory_order_acq_rel);
+  team.WaitUntilEmpty();
 }
 
 }  // namespace moed

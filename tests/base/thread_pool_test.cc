@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
+#include <thread>
 #include <vector>
 
 namespace moed {
@@ -34,6 +36,29 @@ TEST_P(ThreadPoolTest, LoopsFollowEachOtherWithoutMixing) {
     });
   }
   for (int64_t value : values) EXPECT_EQ(value, 2000);
+}
+
+// Between loops that are far apart the workers sleep, and a loop may be over before they are awake.
+TEST_P(ThreadPoolTest, LoopsAreWholeWhetherWorkersWakeOrNot) {
+  ThreadPool pool(GetParam());
+  std::vector<int64_t> values(64, 0);
+  for (int round = 0; round < 200; ++round) {
+    std::this_thread::sleep_for(std::chrono::microseconds(round));
+    pool.ParallelFor(64, 1, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) values[i] += round;
+    });
+    for (int64_t value : values) ASSERT_EQ(value, round * (round + 1) / 2) << "in round " << round;
+  }
+}
+
+TEST_P(ThreadPoolTest, EndsWithSleepingAndWithSpinningWorkers) {
+  for (int64_t pause_us : {0, 0, 0, 2000}) {
+    ThreadPool pool(GetParam());
+    std::atomic<int> sum{0};
+    pool.ParallelFor(10, 1, [&](int64_t begin, int64_t end, int) { sum += static_cast<int>(end - begin); });
+    std::this_thread::sleep_for(std::chrono::microseconds(pause_us));
+    EXPECT_EQ(sum, 10);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Threads, ThreadPoolTest, testing::Values(1, 2, 5));
