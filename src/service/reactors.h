@@ -7,7 +7,9 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
-#include <chrono>
+#include <absl/time/clock.h>
+#include <absl/time/time.h>
+
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -83,14 +85,19 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
 };
 
 // Writes one message at a time; what comes while a write is under way waits in the ResponseStream, whose bound holds
-// the sequence back when the peer does not read.
+// the sequence back when the peer does not read. Once the request has ended, a peer that still does not read has a
+// grace period, and then loses the call, with all that is held for it.
 template <typename Response>
 class StreamReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
   StreamReactor(StartedRequest request, grpc::CallbackServerContext* context)
       : request_(std::move(request)), shared_(std::make_shared<Shared>()) {
     shared_->context = context;
-    request_.stream->OnEndWhileHeldBack([this](const ResponseChunk& last) { CutOff(last); });
+    request_.stream->OnFailureWhileHeldBack([this](const ResponseChunk& last) { CutOff(last); });
+    request_.stream->OnEndWhileBusy([shared = shared_, grace = GraceToReadRest()] {
+      std::lock_guard lock(shared->mutex);
+      shared->ResetAfter(grace);
+    });
     Advance();
   }
 
@@ -111,13 +118,28 @@ class StreamReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
 
  private:
   // How long a peer that was cut off has to read the status before the connection's stream is reset.
-  static constexpr std::chrono::seconds kGraceToReadStatus{10};
+  static constexpr absl::Duration kGraceToReadStatus = absl::Seconds(10);
+  // How long one has to read what is left of a response that is complete.
+  absl::Duration GraceToReadRest() const { return request_.model->loop().options().slow_reader_timeout; }
 
   // Outlives the reactor where a callback is still under way.
-  struct Shared {
+  struct Shared : std::enable_shared_from_this<Shared> {
+    // With the mutex held; the first call counts. An alarm keeps its callback for good, so that must not keep the
+    // alarm.
+    void ResetAfter(absl::Duration grace) {
+      if (context == nullptr || std::exchange(reset_is_set, true)) return;
+      reset.Set(absl::ToChronoTime(absl::Now() + grace), [weak = this->weak_from_this()](bool expired) {
+        const std::shared_ptr<Shared> shared = weak.lock();
+        if (shared == nullptr || !expired) return;
+        std::lock_guard lock(shared->mutex);
+        if (shared->context != nullptr) shared->context->TryCancel();
+      });
+    }
+
     std::mutex mutex;                                // one operation of the call at a time
     bool finished = false;                           // Finish was called
     grpc::CallbackServerContext* context = nullptr;  // null when the call is done
+    bool reset_is_set = false;
     grpc::Alarm reset;
   };
 
@@ -150,6 +172,7 @@ class StreamReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     bytes_ = SerializeResponse(response);
     if (chunk.last()) {
       shared.finished = true;
+      shared.ResetAfter(GraceToReadRest());
       StartWriteAndFinish(&bytes_, grpc::WriteOptions(), grpc::Status::OK);
     } else {
       StartWrite(&bytes_);
@@ -167,10 +190,7 @@ class StreamReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     const std::shared_ptr<Shared> shared = shared_;
     std::lock_guard lock(shared->mutex);
     if (shared->finished) return;
-    shared->reset.Set(std::chrono::system_clock::now() + kGraceToReadStatus, [shared](bool expired) {
-      std::lock_guard lock_again(shared->mutex);
-      if (expired && shared->context != nullptr) shared->context->TryCancel();
-    });
+    shared->ResetAfter(kGraceToReadStatus);
     End(*shared, last.status);
   }
 

@@ -32,7 +32,7 @@ class OutputText {
  private:
   IncrementalDetokenizer detokenizer_;
   StopMatcher stops_;
-  int32_t tokens_before_stops_;  // min_tokens that are still to come; until then no stop string counts
+  int32_t tokens_before_stops_;  // min_tokens that are still to come; until then no stop string may end
   bool include_stop_;
 };
 

@@ -12,6 +12,13 @@ double Milliseconds(absl::Time from, absl::Time to) {
   return absl::ToDoubleMilliseconds(to - from);
 }
 
+// A message may quote the client, who shall neither fill the log nor write lines of its own into it.
+std::string Failure(const absl::Status& status) {
+  constexpr size_t kMaxMessageBytes = 512;
+  return fmt::format("status={} message={:?}", absl::StatusCodeToString(status.code()),
+                     Message(status).substr(0, kMaxMessageBytes));
+}
+
 }  // namespace
 
 RequestTimings TimingsOf(const SequenceStats& stats) {
@@ -27,15 +34,17 @@ RequestTimings TimingsOf(const SequenceStats& stats) {
 
 void LogRequest(const Request& request, FinishReason finish, const SequenceStats& stats, const absl::Status& status) {
   const RequestTimings timings = TimingsOf(stats);
-  std::string failure;
-  if (!status.ok())
-    failure = fmt::format(" status={} message=\"{}\"", absl::StatusCodeToString(status.code()), Message(status));
+  const std::string failure = status.ok() ? "" : " " + Failure(status);
   MOED_LOG_INFO(
       "request id={} tenant={} prompt={} cached={} completion={} preemptions={} queue_ms={:.1f} ttft_ms={:.1f} "
       "total_ms={:.1f} tokens_per_s={:.1f} finish={}{}",
       request.id, request.tenant, stats.prompt_tokens, stats.cached_tokens, stats.completion_tokens, stats.preemptions,
       timings.queue_ms, timings.time_to_first_token_ms, timings.total_ms, timings.tokens_per_second,
       FinishReasonName(finish), failure);
+}
+
+void LogRefusal(std::string_view method, std::string_view tenant, std::string_view peer, const absl::Status& status) {
+  MOED_LOG_INFO("request refused method={} tenant={} peer={} {}", method, tenant, peer, Failure(status));
 }
 
 }  // namespace moed

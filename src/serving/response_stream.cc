@@ -39,9 +39,14 @@ ResponseChunk ResponseStream::Take(std::unique_lock<std::mutex> lock) {
   return chunk;
 }
 
-void ResponseStream::OnEndWhileHeldBack(std::function<void(ResponseChunk)> told) {
+void ResponseStream::OnFailureWhileHeldBack(std::function<void(ResponseChunk)> told) {
   std::lock_guard lock(mutex_);
-  told_ = std::move(told);
+  on_failure_while_held_back_ = std::move(told);
+}
+
+void ResponseStream::OnEndWhileBusy(std::function<void()> told) {
+  std::lock_guard lock(mutex_);
+  on_end_while_busy_ = std::move(told);
 }
 
 void ResponseStream::Cancel() { inbox_->Cancel(id_); }
@@ -60,10 +65,13 @@ ResponseStream::Pushed ResponseStream::Push(ResponseChunk chunk) {
     unread_->stats = chunk.stats;
   }
   held_ = !unread_->last() && std::ssize(unread_->token_ids) >= capacity_;
-  if (was_held && unread_->last() && told_) {
-    return {.wake = [told = std::move(told_), last = *std::exchange(unread_, std::nullopt)] { told(last); }};
+  if (was_held && unread_->last() && !unread_->status.ok() && on_failure_while_held_back_) {
+    return {.wake = [told = std::move(on_failure_while_held_back_), last = *std::exchange(unread_, std::nullopt)] {
+      told(last);
+    }};
   }
   arrived_.notify_one();
+  if (unread_->last() && !wake_) return {.wake = std::exchange(on_end_while_busy_, nullptr)};
   return {.held = held_, .wake = std::exchange(wake_, nullptr)};
 }
 

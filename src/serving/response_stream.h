@@ -49,10 +49,15 @@ class ResponseStream {
   // Waits for the next chunk. Not to be mixed with Poll.
   ResponseChunk Next();
 
-  // Before the first Poll: `told` gets the last chunk, with all that lies unread, when the request ends while the
-  // sequence is held back. Its reader is busy then and may stay so (a peer that does not read), and would not ask in
-  // time. Called from another thread, at most once; Poll then gives nothing more.
-  void OnEndWhileHeldBack(std::function<void(ResponseChunk)> told);
+  // Both before the first Poll, for a reader that passes chunks on to a peer and is busy while the peer does not read;
+  // it may stay so, and would not ask for the last chunk in time. Called from another thread, each at most once.
+  //
+  // `told` gets the last chunk, with all that lies unread, when the request fails while the sequence is held back. Poll
+  // then gives nothing more.
+  void OnFailureWhileHeldBack(std::function<void(ResponseChunk)> told);
+  // `told` is called when the request ends in any other way while the reader is busy; perhaps after it has taken the
+  // last chunk.
+  void OnEndWhileBusy(std::function<void()> told);
 
   // Ends the request, with the chunk kCancelled as its last. No effect on one that has ended.
   void Cancel();
@@ -83,7 +88,8 @@ class ResponseStream {
   std::optional<ResponseChunk> unread_;
   bool held_ = false;
   std::function<void()> wake_;
-  std::function<void(ResponseChunk)> told_;
+  std::function<void(ResponseChunk)> on_failure_while_held_back_;
+  std::function<void()> on_end_while_busy_;
 };
 
 }  // namespace moed

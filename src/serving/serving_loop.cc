@@ -150,7 +150,11 @@ void ServingLoop::ReadInbox() {
     Admit(std::move(submission.request), std::move(submission.stream));
   }
   for (SequenceId id : letters.cancelled) {
-    if (active_.contains(id)) scheduler_->Finish(id, FinishReason::kCancelled);
+    const auto found = active_.find(id);
+    if (found == active_.end()) continue;
+    // gRPC cancels a call when its deadline passes, and may be quicker than the scheduler.
+    const bool overdue = found->second->request.deadline <= absl::Now();
+    scheduler_->Finish(id, overdue ? FinishReason::kDeadline : FinishReason::kCancelled);
   }
   for (SequenceId id : letters.resumed) {
     if (held_back_.erase(id) > 0) scheduler_->SetPaused(id, false);
@@ -162,6 +166,7 @@ void ServingLoop::Admit(Request request, std::shared_ptr<ResponseStream> stream)
   for_log.id = request.id;
   for_log.tenant = request.tenant;
   for_log.arrival = request.arrival;
+  for_log.deadline = request.deadline;
   const int32_t prompt_tokens = static_cast<int32_t>(request.prompt_ids.size());
   auto active = std::make_unique<ActiveRequest>(std::move(for_log), std::move(stream), *tokenizer_, request.params);
   const SequenceId id = request.id;

@@ -86,6 +86,7 @@ class ServingLoop {
   ServingStats stats() const;
   // Constant.
   const EngineInfo& info() const { return engine_->info(); }
+  const ServingOptions& options() const { return options_; }
 
  private:
   struct ActiveRequest;

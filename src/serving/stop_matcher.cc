@@ -29,7 +29,7 @@ StopMatcher::StopMatcher(std::span<const std::string> stops, bool include_stop) 
   }
 }
 
-std::string StopMatcher::Append(std::string_view text) {
+std::string StopMatcher::Append(std::string_view text, bool may_stop) {
   if (matched_) return {};
   if (patterns_.empty()) return std::string(text);
   for (char byte : text) {
@@ -37,7 +37,12 @@ std::string StopMatcher::Append(std::string_view text) {
     size_t longest = 0;
     for (Pattern& pattern : patterns_) {
       pattern.Step(byte);
-      if (pattern.length == pattern.text.size()) longest = std::max(longest, pattern.length);
+      if (pattern.length < pattern.text.size()) continue;
+      if (may_stop) {
+        longest = std::max(longest, pattern.length);
+      } else {
+        pattern.length = pattern.failure.back();
+      }
     }
     if (longest > 0) {
       matched_ = true;

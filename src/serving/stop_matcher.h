@@ -19,8 +19,9 @@ class StopMatcher {
   // With `include_stop` the stop string is part of the output.
   StopMatcher(std::span<const std::string> stops, bool include_stop);
 
-  // Takes the next piece and returns what may be shown now. Empty once matched().
-  std::string Append(std::string_view text);
+  // Takes the next piece and returns what may be shown now. Empty once matched(). A stop string that is complete within
+  // a piece that `may_stop` is false for does not count; one that only begins there does.
+  std::string Append(std::string_view text, bool may_stop = true);
 
   // The generation is over: what was held back, unless a stop string was found.
   std::string Flush();

@@ -6,6 +6,15 @@ namespace moed {
 
 IncrementalDetokenizer::IncrementalDetokenizer(const Tokenizer& tokenizer, const DecodeOptions& options)
     : tokenizer_(&tokenizer), options_(options), state_(std::make_unique<DecoderState>()) {}
+
+IncrementalDetokenizer IncrementalDetokenizer::Continuing(const Tokenizer& tokenizer, const DecodeOptions& options) {
+  IncrementalDetokenizer detokenizer(tokenizer, options);
+  detokenizer.state_->first_token = false;
+  detokenizer.state_->wrote_text = true;
+  detokenizer.state_->left_done = true;
+  return detokenizer;
+}
+
 IncrementalDetokenizer::~IncrementalDetokenizer() = default;
 IncrementalDetokenizer::IncrementalDetokenizer(IncrementalDetokenizer&&) noexcept = default;
 IncrementalDetokenizer& IncrementalDetokenizer::operator=(IncrementalDetokenizer&&) noexcept = default;

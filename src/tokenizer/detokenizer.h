@@ -20,6 +20,11 @@ struct DecoderState;
 class IncrementalDetokenizer {
  public:
   explicit IncrementalDetokenizer(const Tokenizer& tokenizer, const DecodeOptions& options = {});
+
+  // For what continues another text, such as a prompt: the space that begins its first word is a space, which at the
+  // beginning of a text of SentencePiece's would be none.
+  static IncrementalDetokenizer Continuing(const Tokenizer& tokenizer, const DecodeOptions& options = {});
+
   ~IncrementalDetokenizer();
   IncrementalDetokenizer(IncrementalDetokenizer&&) noexcept;
   IncrementalDetokenizer& operator=(IncrementalDetokenizer&&) noexcept;

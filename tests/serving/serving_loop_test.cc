@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <future>
 #include <latch>
 #include <memory>
 #include <random>
@@ -213,6 +214,18 @@ TEST_P(ServingLoopTest, NoStopBeforeMinTokens) {
   EXPECT_EQ(response.token_ids.size(), 4u);
 }
 
+TEST_P(ServingLoopTest, AStopStringMayBeginBeforeMinTokens) {
+  UseScripts({{'a', 'E', 'N', 'D', 'b'}});
+  Start();
+  GenerateRequest request = MakeRequest({0}, 100);
+  request.params.stop = {"END"};
+  request.params.min_tokens = 4;
+  EXPECT_EQ(Run(request).text, "a");
+  request.params.min_tokens = 5;
+  request.params.max_tokens = 5;
+  EXPECT_EQ(Run(request).text, "aENDb");
+}
+
 TEST_P(ServingLoopTest, StopTokensAreCountedAndNotShown) {
   UseScripts({{'a', 'b', kEos}});
   engine_options_.info.eos_token_ids = {kEos};
@@ -274,6 +287,51 @@ TEST_P(ServingLoopTest, SlowReaderIsCutOffInTheEnd) {
   EXPECT_LT(response.token_ids.size(), 10u);
 }
 
+// The stop string is complete with the very token that fills the stream.
+TEST_P(ServingLoopTest, AnAnswerThatIsCompleteIsNeverCutOff) {
+  UseScripts({{'a', 'E', 'N', 'D', 'z'}});
+  std::latch begin{1};
+  engine_options_.next_token = [&begin, next = engine_options_.next_token](std::span<const int32_t> context) {
+    begin.wait();
+    return next(context);
+  };
+  options_.stream_capacity = 4;
+  Start();
+  GenerateRequest request = MakeRequest({0}, 100);
+  request.params.stop = {"END"};
+  auto stream = Submit(request);
+  std::atomic<bool> failed{false};
+  std::latch ended{1};
+  stream->OnFailureWhileHeldBack([&](const ResponseChunk&) { failed = true; });
+  stream->OnEndWhileBusy([&] { ended.count_down(); });
+  begin.count_down();
+  ended.wait();
+  ExpectNothingHeld();
+  EXPECT_FALSE(failed);
+  const Response response = ReadAll(*stream);
+  EXPECT_TRUE(response.last.status.ok());
+  EXPECT_EQ(response.text, "a");
+  EXPECT_THAT(response.token_ids, ElementsAreArray({'a', 'E', 'N', 'D'}));
+}
+
+TEST_P(ServingLoopTest, FailureWhileHeldBackIsTold) {
+  options_.stream_capacity = 4;
+  options_.slow_reader_timeout = absl::Milliseconds(50);
+  std::latch begin{1};
+  engine_options_.next_token = [&begin](std::span<const int32_t>) {
+    begin.wait();
+    return 'a';
+  };
+  Start();
+  auto stream = Submit(MakeRequest({1}, 100));
+  std::promise<ResponseChunk> last;
+  stream->OnFailureWhileHeldBack([&](const ResponseChunk& chunk) { last.set_value(chunk); });
+  stream->OnEndWhileBusy([] { ADD_FAILURE() << "the reader is told twice"; });
+  begin.count_down();
+  EXPECT_TRUE(absl::IsResourceExhausted(last.get_future().get().status));
+  ExpectNothingHeld();
+}
+
 TEST_P(ServingLoopTest, CancelEndsARequestRunningOrQueued) {
   options_.scheduler.max_num_seqs = 1;
   engine_options_.step_time = absl::Milliseconds(2);
@@ -308,6 +366,24 @@ TEST_P(ServingLoopTest, DeadlineEndsARequestRunningOrQueued) {
     EXPECT_EQ(response.last.finish, FinishReason::kDeadline);
     EXPECT_TRUE(absl::IsDeadlineExceeded(response.last.status)) << response.last.status;
   }
+  ExpectNothingHeld();
+}
+
+// gRPC cancels a call whose deadline has passed; that is no client that went away.
+TEST_P(ServingLoopTest, CancelPastTheDeadlineIsTheDeadline) {
+  std::latch begin{1};
+  engine_options_.next_token = [&begin](std::span<const int32_t>) {
+    begin.wait();
+    return 'a';
+  };
+  Start();
+  GenerateRequest request = MakeRequest({1}, 250);
+  request.deadline = absl::Now() + absl::Milliseconds(20);
+  auto stream = Submit(request);
+  while (absl::Now() < request.deadline) absl::SleepFor(absl::Milliseconds(1));
+  stream->Cancel();
+  begin.count_down();
+  EXPECT_EQ(ReadAll(*stream).last.finish, FinishReason::kDeadline);
   ExpectNothingHeld();
 }
 
