@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "base/logging.h"
-#include "bench/kernels/machine_peaks.h"
 #include "kernels/gemm/packed_weight.h"
+#include "kernels/machine_peaks/machine_peaks.h"
 
 namespace moed::bench {
 
@@ -26,11 +26,11 @@ class Machine {
   const Buffer& weights() const { return weights_; }
 
   // The next [n, k] weights in memory, going round: by the time that a place comes again, the caches have forgotten it.
-  kernels::PackedWeight NextWeight(int64_t n, int64_t k, DType dtype) {
-    const size_t bytes = kernels::PackedBytes(n, k, dtype);
+  kernels::PackedWeight NextWeight(int64_t n, int64_t k, kernels::WeightFormat format) {
+    const size_t bytes = kernels::PackedBytes(n, k, format);
     MOED_CHECK(bytes <= weights_.size());
     if (next_ + bytes > weights_.size()) next_ = 0;
-    const kernels::PackedWeight weight{static_cast<char*>(weights_.data()) + next_, n, k, dtype};
+    const kernels::PackedWeight weight{static_cast<char*>(weights_.data()) + next_, n, k, format};
     next_ += bytes;
     return weight;
   }
@@ -47,7 +47,7 @@ class Machine {
     auto buffer = Buffer::Allocate(kWeightBytes);
     MOED_CHECK(buffer.ok(), "{}", buffer.status().ToString());
     weights_ = std::move(buffer).value();
-    // Small numbers as fp32 and as two bf16: no infinities, no subnormals, whose arithmetic may be slower.
+    // Small numbers as fp32, as two bf16 and as scales: no infinities, no subnormals, whose arithmetic may be slower.
     std::fill_n(static_cast<uint32_t*>(weights_.data()), kWeightBytes / 4, 0x3c233c23u);
     context_.threads = &threads_;
     context_.workspace = &workspace_;
@@ -60,33 +60,35 @@ class Machine {
   size_t next_ = 0;
 };
 
-// Times body() in each iteration of the benchmark and reports the median: GFLOP/s, GB/s, and both as fractions of the
+// Times body() in each iteration of the benchmark and reports the median: GOP/s, GB/s, and both as fractions of the
 // ceilings measured right before and after.
 template <typename Body>
-void Measure(benchmark::State& state, double operations, double weight_bytes, const Body& body) {
+void Measure(benchmark::State& state, kernels::WeightFormat format, double operations, double weight_bytes,
+             const Body& body) {
   const Machine& machine = Machine::Get();
   const int num_threads = machine.context().threads->num_threads();
-  double flops = PeakFlops(machine.context());
-  double bandwidth = ReadBandwidth(machine.context(), machine.weights());
+  double peak = kernels::PeakOperations(machine.context(), format);
+  double bandwidth = kernels::ReadBandwidth(machine.context(), machine.weights().data(), machine.weights().size());
   body();
   std::vector<double> seconds;
   for (auto _ : state) {
-    const double start = Now(num_threads);
+    const double start = kernels::Now(num_threads);
     body();
-    seconds.push_back(Now(num_threads) - start);
+    seconds.push_back(kernels::Now(num_threads) - start);
     state.SetIterationTime(seconds.back());
   }
-  flops = std::max(flops, PeakFlops(machine.context()));
-  bandwidth = std::max(bandwidth, ReadBandwidth(machine.context(), machine.weights()));
+  peak = std::max(peak, kernels::PeakOperations(machine.context(), format));
+  bandwidth = std::max(bandwidth,
+                       kernels::ReadBandwidth(machine.context(), machine.weights().data(), machine.weights().size()));
   std::nth_element(seconds.begin(), seconds.begin() + seconds.size() / 2, seconds.end());
   const double median = seconds[seconds.size() / 2];
   const double best = *std::min_element(seconds.begin(), seconds.end());
-  state.counters["GFLOP/s"] = operations / median / 1e9;
+  state.counters["GOP/s"] = operations / median / 1e9;
   state.counters["GB/s"] = weight_bytes / median / 1e9;
-  state.counters["of_peak"] = operations / median / flops;
+  state.counters["of_peak"] = operations / median / peak;
   state.counters["of_read"] = weight_bytes / median / bandwidth;
   // Of the quickest iteration: what the kernel does when nobody else takes the cores meanwhile.
-  state.counters["best_of_peak"] = operations / best / flops;
+  state.counters["best_of_peak"] = operations / best / peak;
   state.counters["best_of_read"] = weight_bytes / best / bandwidth;
 }
 

@@ -9,6 +9,8 @@
 namespace moed::bench {
 namespace {
 
+using kernels::WeightFormat;
+
 struct Layer {
   int64_t hidden, intermediate;
   int num_experts, top_k;
@@ -42,7 +44,7 @@ struct Routing {
   int active = 0;  // experts with tokens
 };
 
-void BM_MoeFfn(benchmark::State& state, const Layer& layer, DType dtype) {
+void BM_MoeFfn(benchmark::State& state, const Layer& layer, WeightFormat format) {
   const int64_t num_tokens = state.range(0), num_pairs = num_tokens * layer.top_k;
   Machine& machine = Machine::Get();
   const Routing routing(num_tokens, layer);
@@ -61,12 +63,14 @@ void BM_MoeFfn(benchmark::State& state, const Layer& layer, DType dtype) {
   args.out = TensorView(out.data(), {num_tokens, layer.hidden}, DType::kF32);
 
   const double expert_elements = 3.0 * layer.hidden * layer.intermediate;
-  const double bytes = routing.active * expert_elements * DTypeSize(dtype);
-  Measure(state, 2 * expert_elements * num_pairs, bytes, [&] {
+  const size_t expert_bytes = 2 * kernels::PackedBytes(layer.intermediate, layer.hidden, format) +
+                              kernels::PackedBytes(layer.hidden, layer.intermediate, format);
+  const double bytes = static_cast<double>(routing.active * expert_bytes);
+  Measure(state, format, 2 * expert_elements * num_pairs, bytes, [&] {
     for (int expert = 0; expert < layer.num_experts; ++expert) {
-      gate[expert] = machine.NextWeight(layer.intermediate, layer.hidden, dtype);
-      up[expert] = machine.NextWeight(layer.intermediate, layer.hidden, dtype);
-      down[expert] = machine.NextWeight(layer.hidden, layer.intermediate, dtype);
+      gate[expert] = machine.NextWeight(layer.intermediate, layer.hidden, format);
+      up[expert] = machine.NextWeight(layer.intermediate, layer.hidden, format);
+      down[expert] = machine.NextWeight(layer.hidden, layer.intermediate, format);
     }
     kernels::cpu::MoeFfn(machine.context(), args);
   });
@@ -76,9 +80,13 @@ void Tokens(benchmark::internal::Benchmark* benchmark) {
   benchmark->ArgName("tokens")->UseManualTime()->MinTime(0.1)->Unit(benchmark::kMicrosecond);
   for (int tokens : {1, 4, 8, 16, 32, 128, 512}) benchmark->Arg(tokens);
 }
-BENCHMARK_CAPTURE(BM_MoeFfn, olmoe_bf16, kOlmoe, DType::kBF16)->Apply(Tokens);
-BENCHMARK_CAPTURE(BM_MoeFfn, small_bf16, kSmall, DType::kBF16)->Apply(Tokens);
-BENCHMARK_CAPTURE(BM_MoeFfn, small_fp32, kSmall, DType::kF32)->Apply(Tokens);
+BENCHMARK_CAPTURE(BM_MoeFfn, olmoe_bf16, kOlmoe, WeightFormat::BF16())->Apply(Tokens);
+BENCHMARK_CAPTURE(BM_MoeFfn, olmoe_int8, kOlmoe, WeightFormat::Int8())->Apply(Tokens);
+BENCHMARK_CAPTURE(BM_MoeFfn, olmoe_int4, kOlmoe, WeightFormat::Int4())->Apply(Tokens);
+BENCHMARK_CAPTURE(BM_MoeFfn, small_bf16, kSmall, WeightFormat::BF16())->Apply(Tokens);
+BENCHMARK_CAPTURE(BM_MoeFfn, small_int8, kSmall, WeightFormat::Int8())->Apply(Tokens);
+BENCHMARK_CAPTURE(BM_MoeFfn, small_int4, kSmall, WeightFormat::Int4())->Apply(Tokens);
+BENCHMARK_CAPTURE(BM_MoeFfn, small_fp32, kSmall, WeightFormat::F32())->Apply(Tokens);
 
 }  // namespace
 }  // namespace moed::bench

@@ -7,33 +7,43 @@
 
 // In <op>.cc, inside namespace moed::kernels::cpu: defines void Op(ctx, args) over the bodies that <op>_cpu.cc defines
 // in namespaces moed::kernels::generic, ::avx2 and ::avx512 (moed_cpu_bodies in cmake/MoedTargets.cmake compiles it
-// once for each).
+// once for each). Of MOED_DEFINE_CPU_DISPATCH_VNNI, for ops that multiply small integers, there is avx512_vnni as well.
+#define MOED_DECLARE_CPU_BODY(isa, Op)                   \
+  namespace isa {                                        \
+  void Op(const ExecContext& ctx, const Op##Args& args); \
+  }
 #if defined(__x86_64__)
 #define MOED_DEFINE_CPU_DISPATCH(Op)                           \
   }                                                            \
-  namespace generic {                                          \
-  void Op(const ExecContext& ctx, const Op##Args& args);       \
-  }                                                            \
-  namespace avx2 {                                             \
-  void Op(const ExecContext& ctx, const Op##Args& args);       \
-  }                                                            \
-  namespace avx512 {                                           \
-  void Op(const ExecContext& ctx, const Op##Args& args);       \
-  }                                                            \
+  MOED_DECLARE_CPU_BODY(generic, Op)                           \
+  MOED_DECLARE_CPU_BODY(avx2, Op)                              \
+  MOED_DECLARE_CPU_BODY(avx512, Op)                            \
   namespace cpu {                                              \
   void Op(const ExecContext& ctx, const Op##Args& args) {      \
     if (ctx.isa >= Isa::kAvx512) return avx512::Op(ctx, args); \
     if (ctx.isa >= Isa::kAvx2) return avx2::Op(ctx, args);     \
     generic::Op(ctx, args);                                    \
   }
+#define MOED_DEFINE_CPU_DISPATCH_VNNI(Op)                               \
+  }                                                                     \
+  MOED_DECLARE_CPU_BODY(generic, Op)                                    \
+  MOED_DECLARE_CPU_BODY(avx2, Op)                                       \
+  MOED_DECLARE_CPU_BODY(avx512, Op)                                     \
+  MOED_DECLARE_CPU_BODY(avx512_vnni, Op)                                \
+  namespace cpu {                                                       \
+  void Op(const ExecContext& ctx, const Op##Args& args) {               \
+    if (ctx.isa >= Isa::kAvx512Vnni) return avx512_vnni::Op(ctx, args); \
+    if (ctx.isa >= Isa::kAvx512) return avx512::Op(ctx, args);          \
+    if (ctx.isa >= Isa::kAvx2) return avx2::Op(ctx, args);              \
+    generic::Op(ctx, args);                                             \
+  }
 #else
-#define MOED_DEFINE_CPU_DISPATCH(Op)                     \
-  }                                                      \
-  namespace generic {                                    \
-  void Op(const ExecContext& ctx, const Op##Args& args); \
-  }                                                      \
-  namespace cpu {                                        \
+#define MOED_DEFINE_CPU_DISPATCH(Op) \
+  }                                  \
+  MOED_DECLARE_CPU_BODY(generic, Op) \
+  namespace cpu {                    \
   void Op(const ExecContext& ctx, const Op##Args& args) { generic::Op(ctx, args); }
+#define MOED_DEFINE_CPU_DISPATCH_VNNI(Op) MOED_DEFINE_CPU_DISPATCH(Op)
 #endif
 
 #endif  // KERNELS_COMMON_CPU_DISPATCH_H_

@@ -232,6 +232,7 @@ struct Maximum {
 // Over the lanes, in one fixed order.
 MOED_ALWAYS_INLINE float ReduceSum(VecF32 v) { return simd_internal::Reduce<float>(v, simd_internal::Add()); }
 MOED_ALWAYS_INLINE float ReduceMax(VecF32 v) { return simd_internal::Reduce<float>(v, simd_internal::Maximum()); }
+MOED_ALWAYS_INLINE int32_t ReduceSum(VecI32 v) { return simd_internal::Reduce<int32_t>(v, simd_internal::Add()); }
 MOED_ALWAYS_INLINE int32_t ReduceMax(VecI32 v) { return simd_internal::Reduce<int32_t>(v, simd_internal::Maximum()); }
 
 // e^x within 2 ulp, subnormal results included; exact at 0, ±infinity; NaN stays NaN. With x = n ln2 + r,

@@ -21,17 +21,17 @@ absl::Status Check(const BatchedGemmArgs& args) {
   for (int64_t head = 0; head < heads; ++head) {
     MOED_RETURN_IF_ERROR(
         CheckPackedWeight(fmt::format("weights[{}]", head), args.weights[head], args.weights[0].n, args.x.dim(2)));
-    if (args.weights[head].dtype != args.weights[0].dtype) {
+    if (args.weights[head].format != args.weights[0].format) {
       return InvalidArgument("weights[{}] is packed as {}; it must be {} like the first", head,
-                             DTypeName(args.weights[head].dtype), DTypeName(args.weights[0].dtype));
+                             args.weights[head].format.ToString(), args.weights[0].format.ToString());
     }
   }
   return CheckTensor("out", args.out, {DType::kF32}, {args.x.dim(0), heads, args.weights[0].n});
 }
 
 namespace cpu {
-MOED_DEFINE_CPU_DISPATCH(Gemm)
-MOED_DEFINE_CPU_DISPATCH(BatchedGemm)
+MOED_DEFINE_CPU_DISPATCH_VNNI(Gemm)
+MOED_DEFINE_CPU_DISPATCH_VNNI(BatchedGemm)
 }  // namespace cpu
 
 }  // namespace moed::kernels

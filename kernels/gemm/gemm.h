@@ -1,4 +1,7 @@
 // Dense products with packed weight matrices: out = x * weight^T (+ bias), of one matrix or of one for each head.
+//
+// With integer weights the rows of x become integers too, group by group as the weight has them: q = round(x / scale),
+// scale = the largest magnitude of the group / 127. A group's products are added as integers, without error.
 #ifndef KERNELS_GEMM_GEMM_H_
 #define KERNELS_GEMM_GEMM_H_
 
@@ -19,7 +22,7 @@ struct GemmArgs {
 // Each head of the rows times the head's own weight: out[row][head] = x[row][head] * weights[head]^T.
 struct BatchedGemmArgs {
   TensorView x;                           // f32 [m, heads, k], rows and heads may be strided
-  const PackedWeight* weights = nullptr;  // [heads] of [n, k], of one dtype, borrowed
+  const PackedWeight* weights = nullptr;  // [heads] of [n, k], of one format, borrowed
   TensorView out;                         // f32 [m, heads, n], rows and heads may be strided
 };
 

@@ -17,12 +17,12 @@ struct Product {
   int64_t out_stride;
 };
 
-// The rows of each product's x as tiles, one after the other; product i's start at i * m * k.
+// The rows of each product's x as tiles, one after the other; product i's start at i * m rows.
 template <typename ProductAt>
-const float* PackRows(const ExecContext& ctx, int64_t num_products, const ProductAt& product_at, int64_t m, int64_t k,
-                      int64_t num_tiles) {
-  const int64_t floats = num_products * m * k;
-  float* const packed = static_cast<float*>(ctx.workspace->Allocate(static_cast<size_t>(floats) * sizeof(float)));
+const char* PackRows(const ExecContext& ctx, int64_t num_products, const ProductAt& product_at, int64_t m,
+                     const TileFormat& format, int64_t num_tiles) {
+  const int64_t row_bytes = format.row_bytes();
+  char* const packed = static_cast<char*>(ctx.workspace->Allocate(static_cast<size_t>(num_products * m * row_bytes)));
   ctx.threads->ParallelFor(num_products * num_tiles, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
     for (int64_t i = begin; i < end; ++i) {
       const Product product = product_at(i / num_tiles);
@@ -30,7 +30,7 @@ const float* PackRows(const ExecContext& ctx, int64_t num_products, const Produc
       const int count = static_cast<int>(TileBegin(m, num_tiles, tile + 1) - first);
       const float* rows[kMaxTileRows];
       for (int row = 0; row < count; ++row) rows[row] = product.x + (first + row) * product.x_stride;
-      PackTile(rows, count, k, packed + (i / num_tiles * m + first) * k);
+      format.Pack(rows, count, packed + (i / num_tiles * m + first) * row_bytes);
     }
   });
   return packed;
@@ -53,8 +53,9 @@ MOED_ALWAYS_INLINE void WriteTile(const Product& product, const float* results, 
 }
 
 // The product of some row tiles (of m rows packed as num_tiles tiles) with some panels.
-void RunItem(const Product& product, const float* packed, int64_t m, int64_t num_tiles, const WorkSplit::Item& item) {
-  const int64_t k = product.weight->k, item_tiles = item.tile_end - item.tile_begin;
+void RunItem(const Product& product, const char* packed, int64_t row_bytes, int64_t m, int64_t num_tiles,
+             const WorkSplit::Item& item) {
+  const int64_t item_tiles = item.tile_end - item.tile_begin;
   const Panels panels(*product.weight);
   alignas(64) float results[kMaxTileOutputs];
   int count;
@@ -65,30 +66,32 @@ void RunItem(const Product& product, const float* packed, int64_t m, int64_t num
     for (int64_t tile = 0; tile < item_tiles; ++tile) {
       const int64_t first_row = TileBegin(m, num_tiles, item.tile_begin + tile);
       const int rows = static_cast<int>(TileBegin(m, num_tiles, item.tile_begin + tile + 1) - first_row);
-      TileProduct(packed + first_row * k, rows, panels, panel, count, PartToPrefetch(next, panels, tile, item_tiles),
-                  results);
+      TileProduct(packed + first_row * row_bytes, rows, panels, panel, count,
+                  PartToPrefetch(next, panels, tile, item_tiles), results);
       for (int i = 0; i < count; ++i) WriteTile(product, results + i * rows * kPanel, first_row, rows, panel + i);
     }
   }
 }
 
-// Products of m rows each with weights of one shape and dtype; product_at(i) describes the i-th.
+// Products of m rows each with weights of one shape and format; product_at(i) describes the i-th.
 template <typename ProductAt>
 void RunProducts(const ExecContext& ctx, int64_t num_products, int64_t m, const ProductAt& product_at) {
   if (m == 0 || num_products == 0) return;
   const PackedWeight& weight = *product_at(0).weight;
   if (weight.n == 0) return;
   const Workspace::Scope scope(ctx.workspace);
-  const int64_t num_tiles = NumTiles(m);
-  const float* packed = nullptr;  // a single row is its own tile
-  if (m > 1) packed = PackRows(ctx, num_products, product_at, m, weight.k, num_tiles);
+  const TileFormat format(weight.format, weight.k);
+  const int64_t num_tiles = NumTiles(m, format.max_rows()), product_bytes = m * format.row_bytes();
+  const char* packed = nullptr;  // a single row may be its own tile
+  if (m > 1 || format.NeedsPacking(1)) packed = PackRows(ctx, num_products, product_at, m, format, num_tiles);
   const WorkSplit split(Panels::Count(weight), num_tiles, ctx.threads->num_threads(), num_products);
   const int64_t items = split.num_items();
   ctx.threads->ParallelFor(num_products * items, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
     for (int64_t i = begin; i < end; ++i) {
       const Product product = product_at(i / items);
-      const float* const rows = m > 1 ? packed + i / items * m * weight.k : product.x;
-      RunItem(product, rows, m, num_tiles, split.item(i % items, num_tiles));
+      const char* const rows =
+          packed != nullptr ? packed + i / items * product_bytes : reinterpret_cast<const char*>(product.x);
+      RunItem(product, rows, format.row_bytes(), m, num_tiles, split.item(i % items, num_tiles));
     }
   });
 }

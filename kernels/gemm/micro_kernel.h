@@ -7,6 +7,7 @@
 #define KERNELS_GEMM_MICRO_KERNEL_H_
 
 #include "kernels/common/simd.h"
+#include "kernels/gemm/integer_micro_kernel.h"
 #include "kernels/gemm/packed_weight.h"
 
 namespace moed::kernels::MOED_ISA {
@@ -15,8 +16,11 @@ constexpr int kPanel = PackedWeight::kPanel;
 constexpr int kPanelVectors = kPanel / kLanes;
 constexpr int64_t kCacheLine = 64;
 
-// The largest tile. Its accumulators, a row of weights and one activation fill the registers: 32 of 16 lanes, or 16.
-constexpr int kMaxTileRows = kLanes == 16 ? 12 : kLanes == 8 ? 3 : 2;
+// The largest tile of floats. Its accumulators, a row of weights and one activation fill the registers: 32 of 16 lanes,
+// or 16.
+constexpr int kMaxFloatTileRows = kLanes == 16 ? 12 : kLanes == 8 ? 3 : 2;
+// The largest of any format.
+constexpr int kMaxTileRows = kMaxFloatTileRows > kMaxIntegerTileRows ? kMaxFloatTileRows : kMaxIntegerTileRows;
 
 // Panels that a tile of `rows` takes side by side: a chain of additions waits for each before the next, so that few
 // rows need several panels to keep the arithmetic units (or the memory) busy.
@@ -39,13 +43,15 @@ struct Panels {
   const char* data;
   int64_t panel_bytes;
   int64_t k;
-  DType dtype;
+  WeightFormat::Type type;
+  IntegerLayout layout;
 
   MOED_ALWAYS_INLINE explicit Panels(const PackedWeight& weight)
-      : data(static_cast<const char*>(weight.data)),
-        panel_bytes(weight.dtype == DType::kF32 ? weight.k * kPanel * 4 : (weight.k + 1) / 2 * kPanel * 4),
-        k(weight.k),
-        dtype(weight.dtype) {}
+      : data(static_cast<const char*>(weight.data)), k(weight.k), type(weight.format.type), layout(weight.format) {
+    panel_bytes = type == WeightFormat::Type::kF32    ? k * kPanel * 4
+                  : type == WeightFormat::Type::kBF16 ? (k + 1) / 2 * kPanel * 4
+                                                      : layout.PanelBytes(k);
+  }
   MOED_ALWAYS_INLINE static int64_t Count(const PackedWeight& weight) { return (weight.n + kPanel - 1) / kPanel; }
   MOED_ALWAYS_INLINE const char* Panel(int64_t i) const { return data + i * panel_bytes; }
 };
@@ -73,15 +79,15 @@ MOED_ALWAYS_INLINE VecF32 OddOfPair(VecU32 pair) { return reinterpret_cast<VecF3
 
 // One pass over k for kVectors vectors of each of kPanels panels, `weights` pointing at the first.
 // Meanwhile it asks for a cache line a step from `prefetch` on.
-template <DType kDType, int kRows, int kPanels, int kVectors>
+template <WeightFormat::Type kType, int kRows, int kPanels, int kVectors>
 MOED_ALWAYS_INLINE void Pass(const float* activations, const char* weights, int64_t panel_bytes, int64_t k,
                              const char* prefetch, VecF32 (&accumulators)[kRows][kPanels * kVectors]) {
   constexpr int64_t kStep = kPanel * 4;  // bytes of one k (fp32) or two (bf16) in a panel
   constexpr int64_t kVectorBytes = sizeof(VecF32);
-  const int64_t steps = kDType == DType::kF32 ? k : k / 2;
+  const int64_t steps = kType == WeightFormat::Type::kF32 ? k : k / 2;
   for (int64_t step = 0; step < steps; ++step, weights += kStep) {
     if constexpr (kRows > 1) PrefetchL2(prefetch + step * kCacheLine);  // a single row only waits for memory anyway
-    if constexpr (kDType == DType::kF32) {
+    if constexpr (kType == WeightFormat::Type::kF32) {
       VecF32 w[kPanels * kVectors];
 #pragma GCC unroll 16
       for (int v = 0; v < kPanels * kVectors; ++v) {
@@ -104,7 +110,7 @@ MOED_ALWAYS_INLINE void Pass(const float* activations, const char* weights, int6
       activations += 2 * kRows;
     }
   }
-  if (kDType == DType::kBF16 && k % 2 != 0) {
+  if (kType == WeightFormat::Type::kBF16 && k % 2 != 0) {
     VecF32 w[kPanels * kVectors];
 #pragma GCC unroll 16
     for (int v = 0; v < kPanels * kVectors; ++v) {
@@ -114,14 +120,14 @@ MOED_ALWAYS_INLINE void Pass(const float* activations, const char* weights, int6
   }
 }
 
-template <DType kDType, int kRows, int kPanels>
+template <WeightFormat::Type kType, int kRows, int kPanels>
 void Tile(const float* activations, const char* weights, int64_t panel_bytes, int64_t k, const char* prefetch,
           float* out) {
   constexpr int kVectors = PassVectors(kRows);
   for (int first = 0; first < kPanelVectors; first += kVectors) {
     VecF32 accumulators[kRows][kPanels * kVectors] = {};
-    Pass<kDType, kRows, kPanels, kVectors>(activations, weights + first * sizeof(VecF32), panel_bytes, k, prefetch,
-                                           accumulators);
+    Pass<kType, kRows, kPanels, kVectors>(activations, weights + first * sizeof(VecF32), panel_bytes, k, prefetch,
+                                          accumulators);
 #pragma GCC unroll 4
     for (int panel = 0; panel < kPanels; ++panel) {
 #pragma GCC unroll 16
@@ -138,21 +144,21 @@ void Tile(const float* activations, const char* weights, int64_t panel_bytes, in
 using TileFunction = void (*)(const float* activations, const char* weights, int64_t panel_bytes, int64_t k,
                               const char* prefetch, float* out);
 
-// [dtype is bf16][rows - 1]
-template <bool kWide, DType kDType, int kRows>
+// [rows - 1]
+template <bool kWide, WeightFormat::Type kType, int kRows>
 constexpr TileFunction Choose() {
-  if constexpr (kRows > kMaxTileRows) {
+  if constexpr (kRows > kMaxFloatTileRows) {
     return nullptr;
   } else {
-    return Tile < kDType, kRows, kWide ? PanelsAtOnce(kRows) : 1 > ;
+    return Tile < kType, kRows, kWide ? PanelsAtOnce(kRows) : 1 > ;
   }
 }
-template <bool kWide, DType kDType>
+template <bool kWide, WeightFormat::Type kType>
 struct Table {
   static constexpr TileFunction kFunctions[12] = {
-      Choose<kWide, kDType, 1>(), Choose<kWide, kDType, 2>(),  Choose<kWide, kDType, 3>(),  Choose<kWide, kDType, 4>(),
-      Choose<kWide, kDType, 5>(), Choose<kWide, kDType, 6>(),  Choose<kWide, kDType, 7>(),  Choose<kWide, kDType, 8>(),
-      Choose<kWide, kDType, 9>(), Choose<kWide, kDType, 10>(), Choose<kWide, kDType, 11>(), Choose<kWide, kDType, 12>(),
+      Choose<kWide, kType, 1>(), Choose<kWide, kType, 2>(),  Choose<kWide, kType, 3>(),  Choose<kWide, kType, 4>(),
+      Choose<kWide, kType, 5>(), Choose<kWide, kType, 6>(),  Choose<kWide, kType, 7>(),  Choose<kWide, kType, 8>(),
+      Choose<kWide, kType, 9>(), Choose<kWide, kType, 10>(), Choose<kWide, kType, 11>(), Choose<kWide, kType, 12>(),
   };
 };
 
@@ -165,24 +171,35 @@ MOED_ALWAYS_INLINE const char* PartToPrefetch(const char* next, const Panels& pa
   return next == nullptr || num_tiles < 2 || tile >= 2 ? nullptr : next + tile * panels.panel_bytes / 2;
 }
 
-// out[panel][row][kPanel] = tile * panel for `count` panels from `first`, count <= PanelsAtOnce(rows);
-// `activations` is a packed tile (row_tiles.h), 1 <= rows <= kMaxTileRows. Meanwhile half a panel's bytes from
-// `prefetch` on, where it is not null, are brought into the second-level cache.
-MOED_ALWAYS_INLINE void TileProduct(const float* activations, int rows, const Panels& panels, int64_t first, int count,
+// out[panel][row][kPanel] = tile * panel for `count` panels from `first`, count <= PanelsAtOnce(rows); `tile` is packed
+// for the weight's format (tiles.h). Meanwhile half a panel's bytes from `prefetch` on, where it is not null, are
+// brought into the second-level cache.
+MOED_ALWAYS_INLINE void TileProduct(const void* tile, int rows, const Panels& panels, int64_t first, int count,
                                     const char* prefetch, float* out) {
-  using micro_kernel::Table;
-  const bool is_f32 = panels.dtype == DType::kF32;
+  using Type = WeightFormat::Type;
   const char* const weights = panels.Panel(first);
   if (prefetch == nullptr) prefetch = weights;  // which is being read anyway
-  if (count > 1 && count == PanelsAtOnce(rows)) {
-    const auto* tile = is_f32 ? Table<true, DType::kF32>::kFunctions : Table<true, DType::kBF16>::kFunctions;
-    tile[rows - 1](activations, weights, panels.panel_bytes, panels.k, prefetch, out);
+  if (panels.type == Type::kInt8 || panels.type == Type::kInt4) {
+    const auto* function = panels.type == Type::kInt8 ? integer_micro_kernel::Table<Type::kInt8>::kFunctions
+                                                      : integer_micro_kernel::Table<Type::kInt4>::kFunctions;
+    for (int i = 0; i < count; ++i) {
+      function[rows - 1](static_cast<const char*>(tile), weights + i * panels.panel_bytes, panels.layout, panels.k,
+                         prefetch, out + i * rows * kPanel);
+    }
     return;
   }
-  const auto* tile = is_f32 ? Table<false, DType::kF32>::kFunctions : Table<false, DType::kBF16>::kFunctions;
+  using micro_kernel::Table;
+  const float* const activations = static_cast<const float*>(tile);
+  const bool is_f32 = panels.type == Type::kF32;
+  if (count > 1 && count == PanelsAtOnce(rows)) {
+    const auto* function = is_f32 ? Table<true, Type::kF32>::kFunctions : Table<true, Type::kBF16>::kFunctions;
+    function[rows - 1](activations, weights, panels.panel_bytes, panels.k, prefetch, out);
+    return;
+  }
+  const auto* function = is_f32 ? Table<false, Type::kF32>::kFunctions : Table<false, Type::kBF16>::kFunctions;
   for (int i = 0; i < count; ++i) {
-    tile[rows - 1](activations, weights + i * panels.panel_bytes, panels.panel_bytes, panels.k, prefetch,
-                   out + i * rows * kPanel);
+    function[rows - 1](activations, weights + i * panels.panel_bytes, panels.panel_bytes, panels.k, prefetch,
+                       out + i * rows * kPanel);
   }
 }
 

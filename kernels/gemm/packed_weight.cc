@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cstring>
 #include <type_traits>
+#include <vector>
+
+#include "kernels/gemm/integer_weight.h"
 
 namespace moed::kernels {
 namespace {
@@ -58,69 +61,104 @@ void PackRows(const TensorView& source, int64_t first_row, void* destination) {
   }
 }
 
-template <typename To>
-absl::Status PackRowsOfAnyType(const TensorView& source, int64_t first_row, void* destination) {
+template <typename From>
+absl::Status PackIntegerRows(const TensorView& source, int64_t first_row, WeightFormat format, void* destination) {
+  const int64_t k = source.dim(1);
+  std::vector<float> converted(k);
+  for (int64_t row = 0; row < source.dim(0); ++row) {
+    const From* const from = source.As<From>() + row * source.stride(0);
+    for (int64_t i = 0; i < k; ++i) converted[i] = Convert<float>(from[i]);
+    if (absl::Status status = PackIntegerRow(converted.data(), first_row + row, k, format, destination); !status.ok()) {
+      return Annotate(status, fmt::format("output {}", row));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckFormat(WeightFormat format) {
+  const bool fits = format.is_integer()
+                        ? format.group_size >= 8 && format.group_size <= 1024 && format.group_size % 8 == 0
+                        : format.group_size == 0;
+  if (fits) return absl::OkStatus();
+  return InvalidArgument("weights cannot be packed as {}; a group has 8 to 1024 inputs, a multiple of 8",
+                         format.ToString());
+}
+
+absl::Status CheckSource(const TensorView& source, WeightFormat format) {
+  MOED_RETURN_IF_ERROR(CheckFormat(format));
+  if (source.rank != 2 || source.dim(1) < 1 || !source.HasUnitLastStride()) {
+    return InvalidArgument("weight is {}; it must be [n, k] with k >= 1 and the elements of a row adjacent",
+                           source.ToString());
+  }
+  return absl::OkStatus();
+}
+
+template <typename From>
+absl::Status PackRowsAs(const TensorView& source, int64_t first_row, WeightFormat format, void* destination) {
+  if (format.is_integer()) return PackIntegerRows<From>(source, first_row, format, destination);
+  if (format.type == WeightFormat::Type::kF32) {
+    PackRows<float, From>(source, first_row, destination);
+  } else {
+    PackRows<BFloat16, From>(source, first_row, destination);
+  }
+  return absl::OkStatus();
+}
+
+int64_t PanelBytes(int64_t k, WeightFormat format) {
+  switch (format.type) {
+    case WeightFormat::Type::kF32:
+      return k * kPanel * 4;
+    case WeightFormat::Type::kBF16:
+      return (k + 1) / 2 * kPanel * 4;
+    default:
+      return IntegerLayout(format).PanelBytes(k);
+  }
+}
+
+}  // namespace
+
+size_t PackedBytes(int64_t n, int64_t k, WeightFormat format) {
+  return static_cast<size_t>((n + kPanel - 1) / kPanel * PanelBytes(k, format));
+}
+
+absl::Status PackWeightRows(const TensorView& source, int64_t first_row, int64_t n, WeightFormat format,
+                            void* destination) {
+  MOED_RETURN_IF_ERROR(CheckSource(source, format));
+  if (first_row < 0 || first_row + source.dim(0) > n) {
+    return InvalidArgument("rows [{}, {}) do not lie in a weight of {} outputs", first_row, first_row + source.dim(0),
+                           n);
+  }
   switch (source.dtype) {
     case DType::kF32:
-      PackRows<To, float>(source, first_row, destination);
-      return absl::OkStatus();
+      return PackRowsAs<float>(source, first_row, format, destination);
     case DType::kBF16:
-      PackRows<To, BFloat16>(source, first_row, destination);
-      return absl::OkStatus();
+      return PackRowsAs<BFloat16>(source, first_row, format, destination);
     case DType::kF16:
-      PackRows<To, Half>(source, first_row, destination);
-      return absl::OkStatus();
+      return PackRowsAs<Half>(source, first_row, format, destination);
     default:
       return InvalidArgument("weight is {}; it must be fp32, bf16 or fp16", source.ToString());
   }
 }
 
-bool IsPackable(DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16; }
-
-}  // namespace
-
-size_t PackedBytes(int64_t n, int64_t k, DType dtype) {
-  const int64_t padded_n = (n + kPanel - 1) / kPanel * kPanel;
-  const int64_t padded_k = dtype == DType::kBF16 ? (k + 1) / 2 * 2 : k;
-  return static_cast<size_t>(padded_n * padded_k) * DTypeSize(dtype);
-}
-
-absl::Status PackWeightRows(const TensorView& source, int64_t first_row, int64_t n, DType dtype, void* destination) {
-  if (!IsPackable(dtype)) {
-    return Unimplemented("weights cannot be packed as {}; fp32 and bf16 can", DTypeName(dtype));
-  }
-  if (source.rank != 2 || source.dim(1) < 1 || !source.HasUnitLastStride()) {
-    return InvalidArgument("weight is {}; it must be [n, k] with k >= 1 and the elements of a row adjacent",
-                           source.ToString());
-  }
-  if (first_row < 0 || first_row + source.dim(0) > n) {
-    return InvalidArgument("rows [{}, {}) do not lie in a weight of {} outputs", first_row, first_row + source.dim(0),
-                           n);
-  }
-  return dtype == DType::kF32 ? PackRowsOfAnyType<float>(source, first_row, destination)
-                              : PackRowsOfAnyType<BFloat16>(source, first_row, destination);
-}
-
-absl::StatusOr<PackedWeight> PackWeight(const TensorView& source, DType dtype, void* destination) {
-  if (source.rank == 2 && IsPackable(dtype)) {
-    const bool has_padding = source.dim(0) % kPanel != 0 || (dtype == DType::kBF16 && source.dim(1) % 2 != 0);
-    if (has_padding) std::memset(destination, 0, PackedBytes(source.dim(0), source.dim(1), dtype));
-  }
-  MOED_RETURN_IF_ERROR(PackWeightRows(source, 0, source.rank == 2 ? source.dim(0) : 0, dtype, destination));
-  return PackedWeight{.data = destination, .n = source.dim(0), .k = source.dim(1), .dtype = dtype};
+absl::StatusOr<PackedWeight> PackWeight(const TensorView& source, WeightFormat format, void* destination) {
+  MOED_RETURN_IF_ERROR(CheckSource(source, format));
+  const int64_t n = source.dim(0), k = source.dim(1);
+  const bool has_padding = n % kPanel != 0 || (format.type == WeightFormat::Type::kBF16 && k % 2 != 0);
+  if (has_padding) std::memset(destination, 0, PackedBytes(n, k, format));
+  MOED_RETURN_IF_ERROR(PackWeightRows(source, 0, n, format, destination));
+  return PackedWeight{.data = destination, .n = n, .k = k, .format = format};
 }
 
 float PackedElement(const PackedWeight& weight, int64_t output, int64_t input) {
-  if (weight.dtype == DType::kF32) {
+  if (weight.format.is_integer()) return IntegerElement(weight, output, input);
+  if (weight.format.type == WeightFormat::Type::kF32) {
     return static_cast<const float*>(weight.data)[PackedOffset<float>(weight.k, output, input)];
   }
   return ToFloat(static_cast<const BFloat16*>(weight.data)[PackedOffset<BFloat16>(weight.k, output, input)]);
 }
 
 absl::Status CheckPackedWeight(std::string_view name, const PackedWeight& weight, int64_t n, int64_t k) {
-  if (!IsPackable(weight.dtype)) {
-    return InvalidArgument("{} is packed as {}; it must be fp32 or bf16", name, DTypeName(weight.dtype));
-  }
+  MOED_RETURN_IF_ERROR(Annotate(CheckFormat(weight.format), name));
   if (weight.n != n || weight.k != k || k < 1) {
     return InvalidArgument("{} is [{}, {}]; it must be [{}, {}] with at least one input", name, weight.n, weight.k, n,
                            k);

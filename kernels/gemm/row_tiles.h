@@ -7,8 +7,8 @@
 
 namespace moed::kernels::MOED_ISA {
 
-// Tiles that `rows` rows are cut into, nearly equal in size.
-MOED_ALWAYS_INLINE int64_t NumTiles(int64_t rows) { return (rows + kMaxTileRows - 1) / kMaxTileRows; }
+// Tiles of at most max_rows rows that `rows` rows are cut into, nearly equal in size.
+MOED_ALWAYS_INLINE int64_t NumTiles(int64_t rows, int max_rows) { return (rows + max_rows - 1) / max_rows; }
 // The first row of tile `tile` of `num_tiles`; that of tile num_tiles is `rows`.
 MOED_ALWAYS_INLINE int64_t TileBegin(int64_t rows, int64_t num_tiles, int64_t tile) { return rows * tile / num_tiles; }
 
@@ -45,6 +45,35 @@ MOED_ALWAYS_INLINE void PackTile(const float* const* rows, int count, int64_t k,
     for (int64_t i = 0; i < k; ++i) tile[i * count + row] = rows[row][i];
   }
 }
+
+// What rows become before they are multiplied with weights of some format and `k` inputs.
+struct TileFormat {
+  int64_t k;
+  bool is_integer;
+  int32_t offset;  // by which the weights are raised
+  IntegerLayout layout;
+
+  MOED_ALWAYS_INLINE TileFormat(WeightFormat weight, int64_t k)
+      : k(k),
+        is_integer(weight.type == WeightFormat::Type::kInt8 || weight.type == WeightFormat::Type::kInt4),
+        offset(weight.type == WeightFormat::Type::kInt8 ? 128 : 8),
+        layout(weight) {}
+
+  MOED_ALWAYS_INLINE int max_rows() const { return is_integer ? kMaxIntegerTileRows : kMaxFloatTileRows; }
+  // Bytes that a tile takes for each of its rows.
+  MOED_ALWAYS_INLINE int64_t row_bytes() const {
+    return is_integer ? IntegerTileLayout{1}.TileBytes(layout, k) : k * static_cast<int64_t>(sizeof(float));
+  }
+  // A tile of one row of floats is the row itself.
+  MOED_ALWAYS_INLINE bool NeedsPacking(int rows) const { return is_integer || rows > 1; }
+  MOED_ALWAYS_INLINE void Pack(const float* const* rows, int count, void* tile) const {
+    if (is_integer) {
+      QuantizeTile(rows, count, k, layout, offset, tile);
+    } else {
+      PackTile(rows, count, k, static_cast<float*>(tile));
+    }
+  }
+};
 
 }  // namespace moed::kernels::MOED_ISA
 

@@ -8,6 +8,12 @@
 namespace moed::kernels {
 namespace {
 
+absl::Status CheckSameFormat(std::string_view name, const PackedWeight& weight, const PackedWeight& first) {
+  if (weight.format == first.format) return absl::OkStatus();
+  return InvalidArgument("{} is packed as {}; it must be {} as the first", name, weight.format.ToString(),
+                         first.format.ToString());
+}
+
 absl::Status CheckExperts(const MoeFfnArgs& args) {
   if (args.num_experts < 1) return InvalidArgument("num_experts is {}; it must be at least 1", args.num_experts);
   if (args.gate == nullptr || args.up == nullptr || args.down == nullptr) {
@@ -19,6 +25,9 @@ absl::Status CheckExperts(const MoeFfnArgs& args) {
     MOED_RETURN_IF_ERROR(CheckPackedWeight(name("gate"), args.gate[expert], intermediate, hidden));
     MOED_RETURN_IF_ERROR(CheckPackedWeight(name("up"), args.up[expert], intermediate, hidden));
     MOED_RETURN_IF_ERROR(CheckPackedWeight(name("down"), args.down[expert], hidden, intermediate));
+    MOED_RETURN_IF_ERROR(CheckSameFormat(name("gate"), args.gate[expert], args.gate[0]));
+    MOED_RETURN_IF_ERROR(CheckSameFormat(name("up"), args.up[expert], args.gate[0]));
+    MOED_RETURN_IF_ERROR(CheckSameFormat(name("down"), args.down[expert], args.down[0]));
   }
   return absl::OkStatus();
 }
@@ -64,7 +73,7 @@ absl::Status Check(const MoeFfnArgs& args) {
 }
 
 namespace cpu {
-MOED_DEFINE_CPU_DISPATCH(MoeFfn)
+MOED_DEFINE_CPU_DISPATCH_VNNI(MoeFfn)
 }  // namespace cpu
 
 }  // namespace moed::kernels

@@ -14,7 +14,8 @@ enum class Activation : uint8_t { kSilu, kGeluTanh };
 struct MoeFfnArgs {
   TensorView x;  // f32 [num_tokens, hidden], rows may be strided
   int num_experts = 1;
-  // Arrays of num_experts each, borrowed; all experts have the same shapes.
+  // Arrays of num_experts each, borrowed; all experts have the same shapes. All gate and up weights have one format,
+  // all down weights one, perhaps another.
   const PackedWeight* gate = nullptr;  // [intermediate, hidden]
   const PackedWeight* up = nullptr;    // [intermediate, hidden]
   const PackedWeight* down = nullptr;  // [hidden, intermediate]

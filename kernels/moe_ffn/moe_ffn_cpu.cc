@@ -13,8 +13,10 @@ namespace {
 
 // Some of an expert's pairs: sorted_pairs[first .. first + rows).
 struct Tile {
-  const float* x;  // [hidden][rows]: packed, or of one row the token's own
-  float* hidden;   // [intermediate][rows]
+  const char* x;  // packed for gate and up, or the token's own row where it needs no packing
+  // What comes out of the activation: packed for down where that takes floats, else rows, packed when they are whole.
+  float* hidden;        // [intermediate][rows], or [rows][intermediate]
+  const char* down_in;  // packed for down
   int64_t first;
   int rows;
 };
@@ -27,7 +29,9 @@ struct ActiveExpert {
 };
 
 struct Plan {
-  float* packed_x;  // [num_pairs, hidden]: tile t's at t.first
+  TileFormat x_format, hidden_format;
+  char* packed_x;       // tile t's at t.first times the bytes of a row
+  char* packed_hidden;  // likewise; null where `hidden` is packed as it is written
   ActiveExpert* experts;
   int64_t num_experts;
   Tile* tiles;
@@ -40,30 +44,46 @@ T* Allocate(const ExecContext& ctx, int64_t count) {
   return static_cast<T*>(ctx.workspace->Allocate(static_cast<size_t>(count) * sizeof(T)));
 }
 
+// Memory for one packed row of each pair.
+char* AllocateTiles(const ExecContext& ctx, const TileFormat& format, int64_t num_pairs) {
+  return Allocate<char>(ctx, num_pairs * format.row_bytes());
+}
+
 Plan MakePlan(const ExecContext& ctx, const MoeFfnArgs& args) {
   const int64_t hidden = args.x.dim(1), intermediate = args.gate[0].n, num_pairs = args.sorted_pairs.dim(0);
   const int32_t* const offsets = args.expert_offsets.As<int32_t>();
   const int32_t* const pairs = args.sorted_pairs.As<int32_t>();
-  float* const packed_x = Allocate<float>(ctx, num_pairs * hidden);
-  float* const packed_hidden = Allocate<float>(ctx, num_pairs * intermediate);
-  Plan plan = {.packed_x = packed_x,
+  Plan plan = {.x_format = TileFormat(args.gate[0].format, hidden),
+               .hidden_format = TileFormat(args.down[0].format, intermediate),
+               .packed_x = nullptr,
+               .packed_hidden = nullptr,
                .experts = Allocate<ActiveExpert>(ctx, args.num_experts),
                .num_experts = 0,
                .tiles = Allocate<Tile>(ctx, num_pairs),
                .num_tiles = 0,
                .max_tiles = 1};
+  plan.packed_x = AllocateTiles(ctx, plan.x_format, num_pairs);
+  if (plan.hidden_format.is_integer) plan.packed_hidden = AllocateTiles(ctx, plan.hidden_format, num_pairs);
+  float* const hidden_values = Allocate<float>(ctx, num_pairs * intermediate);
+  const int x_rows = plan.x_format.max_rows(), hidden_rows = plan.hidden_format.max_rows();
   for (int64_t expert = 0; expert < args.num_experts; ++expert) {
     const int64_t begin = offsets[expert], rows = offsets[expert + 1] - begin;
     if (rows == 0) continue;
-    const int64_t count = NumTiles(rows);
+    const int64_t count = NumTiles(rows, x_rows < hidden_rows ? x_rows : hidden_rows);
     plan.experts[plan.num_experts++] = {expert, rows, plan.num_tiles, plan.num_tiles + count};
     if (count > plan.max_tiles) plan.max_tiles = count;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t first = begin + TileBegin(rows, count, i);
       const int tile_rows = static_cast<int>(begin + TileBegin(rows, count, i + 1) - first);
-      const float* const x = tile_rows == 1 ? args.x.As<float>() + pairs[first] / args.top_k * args.x.stride(0)
-                                            : packed_x + first * hidden;
-      plan.tiles[plan.num_tiles++] = {x, packed_hidden + first * intermediate, first, tile_rows};
+      Tile& tile = plan.tiles[plan.num_tiles++];
+      tile.x = plan.x_format.NeedsPacking(tile_rows)
+                   ? plan.packed_x + first * plan.x_format.row_bytes()
+                   : reinterpret_cast<const char*>(args.x.As<float>() + pairs[first] / args.top_k * args.x.stride(0));
+      tile.hidden = hidden_values + first * intermediate;
+      tile.down_in = plan.packed_hidden == nullptr ? reinterpret_cast<const char*>(tile.hidden)
+                                                   : plan.packed_hidden + first * plan.hidden_format.row_bytes();
+      tile.first = first;
+      tile.rows = tile_rows;
     }
   }
   return plan;
@@ -71,32 +91,55 @@ Plan MakePlan(const ExecContext& ctx, const MoeFfnArgs& args) {
 
 // Gathers the tokens' rows of each tile.
 void PackTiles(const ExecContext& ctx, const MoeFfnArgs& args, const Plan& plan) {
-  if (plan.num_tiles == args.sorted_pairs.dim(0)) return;  // one row each
+  if (plan.num_tiles == args.sorted_pairs.dim(0) && !plan.x_format.NeedsPacking(1)) return;
   const int32_t* const pairs = args.sorted_pairs.As<int32_t>();
   ctx.threads->ParallelFor(plan.num_tiles, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
     for (int64_t i = begin; i < end; ++i) {
       const Tile& tile = plan.tiles[i];
-      if (tile.rows == 1) continue;
+      if (!plan.x_format.NeedsPacking(tile.rows)) continue;
       const float* rows[kMaxTileRows];
       for (int row = 0; row < tile.rows; ++row) {
         rows[row] = args.x.As<float>() + pairs[tile.first + row] / args.top_k * args.x.stride(0);
       }
-      PackTile(rows, tile.rows, args.x.dim(1), plan.packed_x + tile.first * args.x.dim(1));
+      plan.x_format.Pack(rows, tile.rows, plan.packed_x + tile.first * plan.x_format.row_bytes());
     }
   });
 }
 
-// hidden[outputs][rows] = act(gate) * up, of one panel's products [rows][kPanel]; `gate` is overwritten.
-MOED_ALWAYS_INLINE void ActivateTile(Activation activation, float* gate, const float* up, int rows, int64_t outputs,
-                                     float* hidden) {
+// Integers are scaled by groups of whole rows, so they wait until these are complete.
+void PackHidden(const ExecContext& ctx, const MoeFfnArgs& args, const Plan& plan) {
+  if (plan.packed_hidden == nullptr) return;
+  const int64_t intermediate = args.gate[0].n;
+  ctx.threads->ParallelFor(plan.num_tiles, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Tile& tile = plan.tiles[i];
+      const float* rows[kMaxTileRows];
+      for (int row = 0; row < tile.rows; ++row) rows[row] = tile.hidden + row * intermediate;
+      plan.hidden_format.Pack(rows, tile.rows, plan.packed_hidden + tile.first * plan.hidden_format.row_bytes());
+    }
+  });
+}
+
+// The part of tile.hidden for the `outputs` outputs from `column` on: act(gate) * up, of one panel's products
+// [rows][kPanel]; `gate` is overwritten.
+MOED_ALWAYS_INLINE void ActivateTile(Activation activation, float* gate, const float* up, const Tile& tile,
+                                     int64_t column, int64_t outputs, const TileFormat& hidden_format) {
+  const int rows = tile.rows;
   if (activation == Activation::kSilu) {
     for (int i = 0; i < rows * kPanel; i += kLanes) Store(gate + i, Silu(Load(gate + i)) * Load(up + i));
   } else {
     for (int i = 0; i < rows * kPanel; i += kLanes) Store(gate + i, GeluTanh(Load(gate + i)) * Load(up + i));
   }
+  if (hidden_format.is_integer) {
+    for (int row = 0; row < rows; ++row) {
+      std::memcpy(tile.hidden + row * hidden_format.k + column, gate + row * kPanel,
+                  static_cast<size_t>(outputs) * sizeof(float));
+    }
+    return;
+  }
   const float* tile_rows[kMaxTileRows];
   for (int row = 0; row < rows; ++row) tile_rows[row] = gate + row * kPanel;
-  PackTile(tile_rows, rows, outputs, hidden);
+  PackTile(tile_rows, rows, outputs, tile.hidden + column * rows);
 }
 
 // The hidden values of some tiles of an expert for some panels of gate and up.
@@ -118,7 +161,7 @@ void GateUpItem(const MoeFfnArgs& args, const Plan& plan, const ActiveExpert& ex
       for (int i = 0; i < count; ++i) {
         const int64_t column = (panel + i) * kPanel, left = intermediate - column;
         ActivateTile(args.activation, gate_products + i * tile.rows * kPanel, up_products + i * tile.rows * kPanel,
-                     tile.rows, left < kPanel ? left : kPanel, tile.hidden + column * tile.rows);
+                     tile, column, left < kPanel ? left : kPanel, plan.hidden_format);
       }
     }
   }
@@ -156,7 +199,7 @@ void DownPanels(const MoeFfnArgs& args, const Plan& plan, int64_t panel_begin, i
       }
       for (int64_t t = 0; t < num_tiles; ++t) {
         const Tile& tile = plan.tiles[expert.tile_begin + t];
-        TileProduct(tile.hidden, tile.rows, down, panel, count, PartToPrefetch(next, down, t, num_tiles), products);
+        TileProduct(tile.down_in, tile.rows, down, panel, count, PartToPrefetch(next, down, t, num_tiles), products);
         for (int i = 0; i < count * tile.rows; ++i) {
           const int64_t column = (panel - panel_begin + i / tile.rows) * kPanel;
           std::memcpy(results + pairs[tile.first + i % tile.rows] * width + column, products + i * kPanel,
@@ -209,6 +252,7 @@ void MoeFfn(const ExecContext& ctx, const MoeFfnArgs& args) {
   const Plan plan = MakePlan(ctx, args);
   PackTiles(ctx, args, plan);
   GateUp(ctx, args, plan);
+  PackHidden(ctx, args, plan);
   Down(ctx, args, plan);
 }
 

@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "kernels/common/reference.h"
+#include "kernels/gemm/reference_product.h"
 #include "kernels/moe_ffn/moe_ffn.h"
 
 namespace moed::kernels::reference {
@@ -13,19 +14,13 @@ double Activate(Activation activation, double x) {
   return 0.5 * x * (1 + std::tanh(u));
 }
 
-std::vector<double> Product(const PackedWeight& weight, const std::vector<double>& x) {
-  std::vector<double> result(weight.n);
-  for (int64_t output = 0; output < weight.n; ++output) {
-    for (int64_t i = 0; i < weight.k; ++i) result[output] += x[i] * PackedElement(weight, output, i);
+std::vector<double> Expert(const MoeFfnArgs& args, int64_t expert, const std::vector<float>& x) {
+  const std::vector<double> gate = Product(x, args.gate[expert]), up = Product(x, args.up[expert]);
+  std::vector<float> hidden(gate.size());
+  for (size_t i = 0; i < hidden.size(); ++i) {
+    hidden[i] = static_cast<float>(Activate(args.activation, gate[i]) * up[i]);
   }
-  return result;
-}
-
-std::vector<double> Expert(const MoeFfnArgs& args, int64_t expert, const std::vector<double>& x) {
-  std::vector<double> hidden = Product(args.gate[expert], x);
-  const std::vector<double> up = Product(args.up[expert], x);
-  for (size_t i = 0; i < hidden.size(); ++i) hidden[i] = Activate(args.activation, hidden[i]) * up[i];
-  return Product(args.down[expert], hidden);
+  return Product(hidden, args.down[expert]);
 }
 
 }  // namespace
@@ -38,7 +33,7 @@ void MoeFfn(const MoeFfnArgs& args) {
     for (int32_t i = At<int32_t>(args.expert_offsets, expert); i < end; ++i) {
       const int32_t pair = At<int32_t>(args.sorted_pairs, i);
       const int64_t token = pair / args.top_k;
-      std::vector<double> x(hidden);
+      std::vector<float> x(hidden);
       for (int64_t j = 0; j < hidden; ++j) x[j] = At<float>(args.x, token, j);
       const std::vector<double> out = Expert(args, expert, x);
       const double weight = At<float>(args.weights, token, pair % args.top_k);

@@ -205,7 +205,7 @@ class WeightLoader {
     const std::pair<const std::string*, int64_t> parts[] = {
         {&names.q_proj, shape.q_rows}, {&names.k_proj, shape.k_rows}, {&names.v_proj, shape.v_rows}};
     void* data = Take(PackedBytes(n, hidden, dtype_));
-    out->qkv.weight = PackedWeight{.data = data, .n = n, .k = hidden, .dtype = dtype_};
+    out->qkv.weight = PackedWeight{.data = data, .n = n, .k = hidden, .format = dtype_};
     if (config_.attention.qkv_bias) out->qkv.bias = TensorView(Take(n * sizeof(float)), {n}, DType::kF32);
     int64_t first_row = 0;
     for (const auto& [pattern, rows] : parts) {

@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 
+#include "kernels/gemm/reference_product.h"
+
 #include "tests/support/tensor_testing.h"
 
 namespace moed::kernels {
@@ -16,11 +18,15 @@ using test::Random;
 using test::TestTensor;
 using ::testing::HasSubstr;
 
+constexpr WeightFormat kFormats[] = {WeightFormat::F32(),    WeightFormat::BF16(),    WeightFormat::Int8(),
+                                     WeightFormat::Int8(32), WeightFormat::Int4(),    WeightFormat::Int4(32),
+                                     WeightFormat::Int8(8),  WeightFormat::Int4(1024)};
+
 // A packed matrix with its memory.
 struct TestWeight {
-  explicit TestWeight(const TensorView& source, DType dtype)
-      : memory({static_cast<int64_t>(PackedBytes(source.dim(0), source.dim(1), dtype))}, DType::kU8) {
-    auto result = PackWeight(source, dtype, memory.As<void>());
+  explicit TestWeight(const TensorView& source, WeightFormat format)
+      : memory({static_cast<int64_t>(PackedBytes(source.dim(0), source.dim(1), format))}, DType::kU8) {
+    auto result = PackWeight(source, format, memory.As<void>());
     MOED_CHECK(result.ok(), "{}", result.status().ToString());
     packed = *result;
   }
@@ -32,12 +38,15 @@ struct TestWeight {
 // The sum of magnitudes of which an output's error is a fraction.
 TestTensor Magnitudes(const GemmArgs& args, const TensorView& old_out) {
   TestTensor magnitudes({args.out.dim(0), args.out.dim(1)});
+  std::vector<float> x(args.weight.k);
   for (int64_t row = 0; row < args.out.dim(0); ++row) {
+    for (int64_t i = 0; i < args.weight.k; ++i) x[i] = args.x.As<float>()[row * args.x.stride(0) + i];
+    const std::vector<double> multiplied = reference::AsMultiplied(x, args.weight.format);
     for (int64_t output = 0; output < args.weight.n; ++output) {
       double sum = args.bias.empty() ? 0 : std::abs(GetElement(args.bias, output));
       if (args.accumulate) sum += std::abs(GetElement(old_out, row * args.weight.n + output));
       for (int64_t i = 0; i < args.weight.k; ++i) {
-        sum += std::abs(GetElement(args.x, row * args.weight.k + i) * PackedElement(args.weight, output, i));
+        sum += std::abs(multiplied[i] * PackedElement(args.weight, output, i));
       }
       magnitudes.As<float>()[row * args.weight.n + output] = static_cast<float>(sum);
     }
@@ -67,11 +76,11 @@ void ExpectBodiesMatchReference(GemmArgs args, const TensorView& old_out, double
     Gemm(ctx, args);
     EXPECT_TRUE(test::AllWithin(out, expected, [&](int64_t i) { return relative * magnitudes.As<float>()[i] + 1e-44; }))
         << args.x.ToString() << " times [" << args.weight.n << ", " << args.weight.k << "] in "
-        << DTypeName(args.weight.dtype) << (args.accumulate ? ", accumulating" : "");
+        << args.weight.format.ToString() << (args.accumulate ? ", accumulating" : "");
   });
 }
 
-class GemmTest : public ::testing::TestWithParam<DType> {};
+class GemmTest : public ::testing::TestWithParam<WeightFormat> {};
 
 TEST_P(GemmTest, MatchesReference) {
   Random random;
@@ -102,6 +111,11 @@ TEST_P(GemmTest, EdgeValues) {
   TestTensor x({shape.m, shape.k}), source({shape.n, shape.k});
   FillEdgeValues(x, random);
   FillEdgeValues(source, random);
+  if (GetParam().is_integer()) {  // which hold no such large numbers
+    for (int64_t i = 0; i < source.view().num_elements(); ++i) {
+      source.As<float>()[i] = std::clamp(source.As<float>()[i], -300.0f, 300.0f);
+    }
+  }
   const TestWeight weight(source, GetParam());
   GemmArgs args{.x = x, .weight = weight.packed, .bias = {}, .accumulate = false, .out = {}};
   ExpectBodiesMatchReference(args, zeros, test::WorstSumTolerance(shape.k));
@@ -185,9 +199,9 @@ TEST_P(GemmTest, NoRows) {
 
 // Weights of several heads, with their memory.
 struct HeadWeights {
-  HeadWeights(Random& random, int64_t heads, int64_t n, int64_t k, DType dtype) {
+  HeadWeights(Random& random, int64_t heads, int64_t n, int64_t k, WeightFormat format) {
     for (int64_t head = 0; head < heads; ++head) {
-      memory.emplace_back(NormalTensor(random, {n, k}), dtype);
+      memory.emplace_back(NormalTensor(random, {n, k}), format);
       packed.push_back(memory.back().packed);
     }
   }
@@ -243,13 +257,16 @@ TEST_P(GemmTest, BatchedOfNothing) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(WeightTypes, GemmTest, ::testing::Values(DType::kF32, DType::kBF16),
-                         [](const auto& type) { return std::string(DTypeName(type.param)); });
+INSTANTIATE_TEST_SUITE_P(Formats, GemmTest, ::testing::ValuesIn(kFormats), [](const auto& format) {
+  std::string name = format.param.ToString();
+  std::replace(name.begin(), name.end(), ' ', '_');
+  return name;
+});
 
 TEST(PackWeightTest, HoldsEveryElementRounded) {
   Random random;
   for (DType from : {DType::kF32, DType::kBF16, DType::kF16}) {
-    for (DType to : {DType::kF32, DType::kBF16}) {
+    for (WeightFormat to : {WeightFormat::F32(), WeightFormat::BF16()}) {
       for (const auto& [n, k] : {std::pair<int64_t, int64_t>{1, 1}, {32, 64}, {70, 131}, {65, 66}, {31, 200}}) {
         const TestTensor source = NormalTensor(random, {n, k}, 1, from);
         TestTensor memory({static_cast<int64_t>(PackedBytes(n, k, to))}, DType::kU8);
@@ -260,7 +277,8 @@ TEST(PackWeightTest, HoldsEveryElementRounded) {
         EXPECT_EQ(packed->k, k);
         for (int64_t i = 0; i < n * k; ++i) {
           const auto value = static_cast<float>(GetElement(source, i));
-          EXPECT_EQ(PackedElement(*packed, i / k, i % k), to == DType::kF32 ? value : ToFloat(ToBFloat16(value)));
+          EXPECT_EQ(PackedElement(*packed, i / k, i % k),
+                    to == WeightFormat::F32() ? value : ToFloat(ToBFloat16(value)));
         }
         for (int64_t output = n; output < (n + 31) / 32 * 32; ++output) {
           for (int64_t input = 0; input < k; ++input) EXPECT_EQ(PackedElement(*packed, output, input), 0);
@@ -275,28 +293,87 @@ TEST(PackWeightTest, RowsOfSeveralMatrices) {
   constexpr int64_t kInputs = 37, kFirst = 45, kSecond = 30;
   const int64_t n = kFirst + kSecond;
   const TestTensor whole = NormalTensor(random, {n, kInputs});
-  for (DType dtype : {DType::kF32, DType::kBF16}) {
-    const TestWeight expected(whole, dtype);
-    TestTensor memory({static_cast<int64_t>(PackedBytes(n, kInputs, dtype))}, DType::kU8);
-    ASSERT_EQ(PackWeightRows(whole.view().Rows(kFirst, n), kFirst, n, dtype, memory.As<void>()), absl::OkStatus());
-    ASSERT_EQ(PackWeightRows(whole.view().Rows(0, kFirst), 0, n, dtype, memory.As<void>()), absl::OkStatus());
+  for (WeightFormat format : kFormats) {
+    const TestWeight expected(whole, format);
+    TestTensor memory({static_cast<int64_t>(PackedBytes(n, kInputs, format))}, DType::kU8);
+    ASSERT_EQ(PackWeightRows(whole.view().Rows(kFirst, n), kFirst, n, format, memory.As<void>()), absl::OkStatus());
+    ASSERT_EQ(PackWeightRows(whole.view().Rows(0, kFirst), 0, n, format, memory.As<void>()), absl::OkStatus());
     EXPECT_TRUE(test::BitIdentical(memory, expected.memory));
   }
 }
 
+// int8: the largest error of a group is half a step of its scale, and what rounding that to fp16 makes of 127 steps.
+// int4, which may clip: the squared error is no larger than without.
+TEST(PackWeightTest, IntegersAreNear) {
+  Random random;
+  for (WeightFormat format : kFormats) {
+    if (!format.is_integer()) continue;
+    const bool is_int8 = format.type == WeightFormat::Type::kInt8;
+    for (const auto& [n, k, scale] : {std::tuple{33, 300, 1.0}, {5, 7, 1e-4}, {64, 1025, 30.0}}) {
+      const TestTensor source = NormalTensor(random, {n, k}, scale);
+      const TestWeight weight(source, format);
+      for (int64_t begin = 0; begin < k; begin += format.group_size) {
+        const int64_t end = std::min<int64_t>(k, begin + format.group_size);
+        for (int64_t output = 0; output < n; ++output) {
+          const float* const row = source.As<float>() + output * k;
+          double largest = 0, error = 0, plain_error = 0, largest_error = 0;
+          for (int64_t i = begin; i < end; ++i) largest = std::max<double>(largest, std::abs(row[i]));
+          const double step = largest / (is_int8 ? 127 : 7);
+          for (int64_t i = begin; i < end; ++i) {
+            const double difference = std::abs(PackedElement(weight.packed, output, i) - row[i]);
+            const double plain = std::nearbyint(row[i] / step) * step - row[i];
+            largest_error = std::max(largest_error, difference);
+            error += difference * difference, plain_error += plain * plain;
+          }
+          if (is_int8) {
+            EXPECT_LE(largest_error, step * 0.57) << format.ToString();
+          } else {
+            // The scale itself is rounded to fp16.
+            const double of_scale = largest * 0x1p-11;
+            EXPECT_LE(error, plain_error * 1.02 + of_scale * of_scale * static_cast<double>(end - begin));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(PackWeightTest, KeepsScalesOfHalfPrecision) {
+  // A group that has the integers -8 … 7 under a scale that fp16 holds comes back exactly.
+  TestTensor source({1, 32});
+  for (const float scale : {0x1.554p-8f, 0x1.8p-14f, 3.0f}) {
+    for (int i = 0; i < 32; ++i) source.As<float>()[i] = static_cast<float>(i % 16 - 8) * scale;
+    const TestWeight weight(source, WeightFormat::Int4(32));
+    for (int i = 0; i < 32; ++i) EXPECT_EQ(PackedElement(weight.packed, 0, i), source.As<float>()[i]) << scale;
+  }
+}
+
 TEST(PackWeightTest, RefusesWhatItCannotPack) {
-  TestTensor memory({4096}, DType::kU8);
+  TestTensor memory({65536}, DType::kU8);
   const TestTensor source({4, 8}), flat({8}), integers({4, 8}, DType::kI32);
-  EXPECT_EQ(PackWeight(source, DType::kI8, memory.As<void>()).status().code(), absl::StatusCode::kUnimplemented);
-  EXPECT_EQ(PackWeight(flat, DType::kF32, memory.As<void>()).status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(Message(PackWeight(integers, DType::kF32, memory.As<void>()).status()), HasSubstr("int32[4, 8]"));
-  EXPECT_THAT(Message(PackWeightRows(source, 5, 8, DType::kF32, memory.As<void>())), HasSubstr("rows [5, 9)"));
-  EXPECT_EQ(PackWeightRows(source, -1, 8, DType::kF32, memory.As<void>()).code(), absl::StatusCode::kInvalidArgument);
+  const auto error = [&](const TensorView& from, WeightFormat format) {
+    const absl::Status status = PackWeight(from, format, memory.As<void>()).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    return std::string(Message(status));
+  };
+  EXPECT_THAT(error(source, WeightFormat::Int8(12)), HasSubstr("int8 in groups of 12"));
+  EXPECT_THAT(error(source, WeightFormat::Int4(0)), HasSubstr("int4 in groups of 0"));
+  EXPECT_THAT(error(flat, WeightFormat::F32()), HasSubstr("fp32[8]"));
+  EXPECT_THAT(error(integers, WeightFormat::F32()), HasSubstr("int32[4, 8]"));
+  source.As<float>()[9] = 9000;
+  EXPECT_THAT(error(source, WeightFormat::Int8()), HasSubstr("output 1: a weight is 9000; as int8"));
+  source.As<float>()[9] = -600;
+  EXPECT_THAT(error(source, WeightFormat::Int4()), HasSubstr("output 1: a weight is -600; as int4"));
+  source.As<float>()[9] = NAN;
+  EXPECT_THAT(error(source, WeightFormat::Int8()), HasSubstr("a weight is nan"));
+  EXPECT_THAT(Message(PackWeightRows(source, 5, 8, WeightFormat::F32(), memory.As<void>())), HasSubstr("rows [5, 9)"));
+  EXPECT_EQ(PackWeightRows(source, -1, 8, WeightFormat::F32(), memory.As<void>()).code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 TEST(GemmCheckTest, NamesWhatIsWrong) {
   Random random;
-  const TestWeight weight(NormalTensor(random, {40, 16}), DType::kF32);
+  const TestWeight weight(NormalTensor(random, {40, 16}), WeightFormat::F32());
   const TestTensor x({3, 16}), out({3, 40}), bias({40});
   const GemmArgs good{.x = x, .weight = weight.packed, .bias = bias, .accumulate = false, .out = out};
   EXPECT_EQ(Check(good), absl::OkStatus());
@@ -313,13 +390,13 @@ TEST(GemmCheckTest, NamesWhatIsWrong) {
   expect_error([&](GemmArgs& args) { args.x = flat; }, "x is fp32[16]");
   expect_error([&](GemmArgs& args) { args.out = x; }, "out is fp32[3, 16]");
   expect_error([&](GemmArgs& args) { args.bias = small_bias; }, "bias is fp32[39]");
-  expect_error([&](GemmArgs& args) { args.weight.dtype = DType::kI8; }, "weight is packed as int8");
+  expect_error([&](GemmArgs& args) { args.weight.format.group_size = 4; }, "weight: weights cannot be packed");
   expect_error([&](GemmArgs& args) { args.weight.data = nullptr; }, "weight lies at 0x0");
 }
 
 TEST(BatchedGemmCheckTest, NamesWhatIsWrong) {
   Random random;
-  HeadWeights weights(random, 2, 40, 16, DType::kF32);
+  HeadWeights weights(random, 2, 40, 16, WeightFormat::F32());
   const TestTensor x({3, 2, 16}), out({3, 2, 40}), narrow({3, 2, 15});
   BatchedGemmArgs args{.x = x, .weights = weights.packed.data(), .out = out};
   EXPECT_EQ(Check(args), absl::OkStatus());

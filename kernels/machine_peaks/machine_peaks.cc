@@ -1,41 +1,43 @@
-#include "bench/kernels/machine_peaks.h"
+#include "kernels/machine_peaks/machine_peaks.h"
 
 #include <time.h>
 
 #include <algorithm>
 #include <vector>
 
-namespace moed {
-namespace kernels {
+namespace moed::kernels {
 
 // The bodies of machine_peaks_cpu.cc.
 #define MOED_DECLARE_PEAKS(isa)                                  \
   namespace isa {                                                \
   int64_t MultiplyAdds(int64_t rounds, float* sink);             \
+  int64_t DotProducts(int64_t rounds, float* sink);              \
   void ReadMemory(const char* data, int64_t bytes, float* sink); \
   }
 MOED_DECLARE_PEAKS(generic)
 #if defined(__x86_64__)
 MOED_DECLARE_PEAKS(avx2)
 MOED_DECLARE_PEAKS(avx512)
+MOED_DECLARE_PEAKS(avx512_vnni)
 #endif
 
-}  // namespace kernels
-
-namespace bench {
 namespace {
 
 struct Bodies {
   int64_t (*multiply_adds)(int64_t, float*);
+  int64_t (*dot_products)(int64_t, float*);
   void (*read_memory)(const char*, int64_t, float*);
 };
 
 Bodies Choose(Isa isa) {
 #if defined(__x86_64__)
-  if (isa >= Isa::kAvx512) return {kernels::avx512::MultiplyAdds, kernels::avx512::ReadMemory};
-  if (isa >= Isa::kAvx2) return {kernels::avx2::MultiplyAdds, kernels::avx2::ReadMemory};
+  if (isa >= Isa::kAvx512Vnni) {
+    return {avx512_vnni::MultiplyAdds, avx512_vnni::DotProducts, avx512_vnni::ReadMemory};
+  }
+  if (isa >= Isa::kAvx512) return {avx512::MultiplyAdds, avx512::DotProducts, avx512::ReadMemory};
+  if (isa >= Isa::kAvx2) return {avx2::MultiplyAdds, avx2::DotProducts, avx2::ReadMemory};
 #endif
-  return {kernels::generic::MultiplyAdds, kernels::generic::ReadMemory};
+  return {generic::MultiplyAdds, generic::DotProducts, generic::ReadMemory};
 }
 
 // The shortest of a few runs of `body` by the team, in seconds.
@@ -64,15 +66,16 @@ double Now(int num_threads) {
   return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
 }
 
-double PeakFlops(const ExecContext& ctx) {
+double PeakOperations(const ExecContext& ctx, WeightFormat format) {
   constexpr int64_t kRounds = 100000;
   const Bodies bodies = Choose(ctx.isa);
+  const auto body = format.is_integer() ? bodies.dot_products : bodies.multiply_adds;
   const int num_threads = ctx.threads->num_threads();
   std::vector<Sink> sinks(num_threads);
   std::vector<int64_t> operations(num_threads);
   const double seconds = ShortestSeconds(num_threads, [&] {
     ctx.threads->ParallelFor(num_threads, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
-      for (int64_t i = begin; i < end; ++i) operations[i] = bodies.multiply_adds(kRounds, &sinks[i].value);
+      for (int64_t i = begin; i < end; ++i) operations[i] = body(kRounds, &sinks[i].value);
     });
   });
   double total = 0;
@@ -80,20 +83,19 @@ double PeakFlops(const ExecContext& ctx) {
   return total / seconds;
 }
 
-double ReadBandwidth(const ExecContext& ctx, const Buffer& memory) {
+double ReadBandwidth(const ExecContext& ctx, const void* memory, size_t bytes) {
   constexpr int64_t kPiece = 1 << 20;
   constexpr size_t kReadBytes = size_t{192} << 20;
   const Bodies bodies = Choose(ctx.isa);
   const int num_threads = ctx.threads->num_threads();
   std::vector<Sink> sinks(num_threads);
-  const auto bytes = static_cast<int64_t>(std::min(memory.size(), kReadBytes));
+  const auto read_bytes = static_cast<int64_t>(std::min(bytes, kReadBytes));
   const double seconds = ShortestSeconds(num_threads, [&] {
-    ctx.threads->ParallelFor(bytes, kPiece, [&](int64_t begin, int64_t end, int worker) {
-      bodies.read_memory(static_cast<const char*>(memory.data()) + begin, end - begin, &sinks[worker].value);
+    ctx.threads->ParallelFor(read_bytes, kPiece, [&](int64_t begin, int64_t end, int worker) {
+      bodies.read_memory(static_cast<const char*>(memory) + begin, end - begin, &sinks[worker].value);
     });
   });
-  return static_cast<double>(bytes) / seconds;
+  return static_cast<double>(read_bytes) / seconds;
 }
 
-}  // namespace bench
-}  // namespace moed
+}  // namespace moed::kernels

@@ -1,4 +1,5 @@
 #include "kernels/common/simd.h"
+#include "kernels/common/simd_int.h"
 
 namespace moed::kernels::MOED_ISA {
 
@@ -15,6 +16,26 @@ int64_t MultiplyAdds(int64_t rounds, float* sink) {
   for (int chain = 1; chain < kChains; ++chain) sums[0] += sums[chain];
   *sink = ReduceSum(sums[0]);
   return rounds * kChains * kLanes * 2;
+}
+
+// The same with dot products of small integers.
+int64_t DotProducts(int64_t rounds, float* sink) {
+  constexpr int kChains = 12;
+  VecI32 sums[kChains];
+  for (int chain = 0; chain < kChains; ++chain) sums[chain] = SetI32(chain);
+  const VecInt b = reinterpret_cast<VecInt>(SetI32(0x01010101));
+  VecInt a[2];
+  for (int i = 0; i < 2; ++i) a[i] = reinterpret_cast<VecInt>(SetI32(static_cast<int32_t>(*sink) + i));
+  for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 12
+    for (int chain = 0; chain < kChains; ++chain) {
+      asm("" : "+x"(a[chain % 2]));  // or the compiler would multiply once for all rounds
+      sums[chain] = Dot(a[chain % 2], b, sums[chain]);
+    }
+  }
+  for (int chain = 1; chain < kChains; ++chain) sums[0] ^= sums[chain];
+  *sink = static_cast<float>(ReduceMax(sums[0]) & 1);
+  return rounds * kChains * kLanes * (4 / kPartialSums) * 2;
 }
 
 // Reads `bytes` (rounded down to whole blocks) once.

@@ -1,0 +1,167 @@
+// The product of a tile of quantised rows with panels of an integer weight. For CPU bodies only (see simd.h).
+//
+// Sums within a group are whole numbers, exact in any order; groups are added in one order, as floats: a row's results
+// are the same to the bit in any company.
+#ifndef KERNELS_GEMM_INTEGER_MICRO_KERNEL_H_
+#define KERNELS_GEMM_INTEGER_MICRO_KERNEL_H_
+
+#include "kernels/common/simd.h"
+#include "kernels/common/simd_int.h"
+#include "kernels/gemm/packed_weight.h"
+
+namespace moed::kernels::MOED_ISA {
+
+// Rows of a tile of quantised activations, at most: as many as two vectors of accumulators each fit in the registers.
+constexpr int kMaxIntegerTileRows = kLanes == 16 ? 12 : 6;
+
+// A tile of quantised rows is a chain of groups. In a group of `inputs` inputs (padded with zeros to a multiple of 8):
+//   [inputs / 4][rows][4] ActivationInt   the integers, so that the micro-kernel reads one stream
+//   [rows] int32                          -offset * their sum, where offset is what the weights were raised by
+//   [rows] float                          scales, in units of kScaleUnit
+struct IntegerTileLayout {
+  int64_t rows;
+
+  MOED_ALWAYS_INLINE int64_t DataBytes(int64_t inputs) const {
+    return inputs * rows * static_cast<int64_t>(sizeof(ActivationInt));
+  }
+  MOED_ALWAYS_INLINE int64_t GroupBytes(int64_t inputs) const { return DataBytes(inputs) + rows * 8; }
+  MOED_ALWAYS_INLINE int64_t TileBytes(const IntegerLayout& weight, int64_t k) const {
+    const int64_t last = weight.NumGroups(k) - 1;
+    return last * GroupBytes(weight.group_size) + GroupBytes(weight.GroupInputs(k, last));
+  }
+};
+
+namespace integer_micro_kernel {
+
+constexpr int64_t kPanel = PackedWeight::kPanel;
+// Outputs whose sums one vector of accumulators holds, and such vectors of a panel.
+constexpr int kOutputs = kLanes / kPartialSums;
+constexpr int kPanelVectors = static_cast<int>(kPanel) / kOutputs;
+constexpr int64_t kStepBytes = kPanel * 4;
+
+// Vectors of a panel that one pass over a group takes, so that rows * vectors accumulators stay in registers. The
+// passes over a group follow each other while its weights are in the first cache.
+constexpr int PassVectors(int rows) {
+  constexpr int kAccumulators = kLanes == 16 ? 24 : 12;
+  int vectors = kPanelVectors;
+  while (vectors > 1 && rows * vectors > kAccumulators) vectors /= 2;
+  // Two vectors of partial sums make one of outputs.
+  return vectors < kPartialSums ? kPartialSums : vectors;
+}
+
+// The accumulators of one group for kVectors vectors of outputs from the first that `weights` points at.
+template <WeightFormat::Type kType, int kRows, int kVectors>
+MOED_ALWAYS_INLINE void GroupSums(const ActivationInt* activations, const char* weights, int64_t inputs,
+                                  const char* prefetch, VecI32 (&sums)[kRows][kVectors]) {
+  constexpr int64_t kVectorBytes = kOutputs * 4;
+  constexpr int kInputs = kType == WeightFormat::Type::kInt8 ? 4 : 8;  // of a step
+  for (int64_t i = 0; i < inputs; i += kInputs, weights += kStepBytes, activations += kInputs * kRows) {
+    if constexpr (kRows > 1) PrefetchL2(prefetch + i * (64 / kInputs));
+    VecInt w[kVectors];
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectors; ++v) w[v] = LoadUnsignedBytes(weights + v * kVectorBytes);
+    if constexpr (kType == WeightFormat::Type::kInt8) {
+#pragma GCC unroll 16
+      for (int row = 0; row < kRows; ++row) {
+        const VecInt a = BroadcastFour(activations + row * 4);
+#pragma GCC unroll 16
+        for (int v = 0; v < kVectors; ++v) sums[row][v] = Dot(w[v], a, sums[row][v]);
+      }
+    } else {
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+        VecInt part[kVectors];
+#pragma GCC unroll 16
+        for (int v = 0; v < kVectors; ++v) part[v] = half == 0 ? LowFourBits(w[v]) : HighFourBits(w[v]);
+#pragma GCC unroll 16
+        for (int row = 0; row < kRows; ++row) {
+          const VecInt a = BroadcastFour(activations + (half * kRows + row) * 4);
+#pragma GCC unroll 16
+          for (int v = 0; v < kVectors; ++v) sums[row][v] = Dot(part[v], a, sums[row][v]);
+        }
+      }
+    }
+  }
+}
+
+// out[row][…] (+)= (sums + correction) * weight scale * activation scale
+template <int kRows, int kVectors>
+MOED_ALWAYS_INLINE void AddGroup(const VecI32 (&sums)[kRows][kVectors], const int32_t* corrections,
+                                 const float* activation_scales, const Half* weight_scales, bool is_first, float* out) {
+  constexpr int kOutputVectors = kVectors / kPartialSums;
+#pragma GCC unroll 16
+  for (int v = 0; v < kOutputVectors; ++v) {
+    const VecF32 weight_scale = Load(weight_scales + v * kLanes);
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+      VecI32 sum;
+      if constexpr (kPartialSums == 1) {
+        sum = sums[row][v];
+      } else {
+        sum = AddPairs(sums[row][2 * v], sums[row][2 * v + 1]);
+      }
+      const VecF32 value = __builtin_convertvector(sum + SetI32(corrections[row]), VecF32);
+      float* const to = out + row * kPanel + v * kLanes;
+      const VecF32 old = is_first ? VecF32{} : Load(to);
+      Store(to, MulAdd(value, weight_scale * Set(activation_scales[row]), old));
+    }
+  }
+}
+
+template <WeightFormat::Type kType, int kRows>
+void Tile(const char* activations, const char* weights, const IntegerLayout& layout, int64_t k, const char* prefetch,
+          float* out) {
+  constexpr int kVectors = PassVectors(kRows);
+  constexpr IntegerTileLayout kTile{kRows};
+  constexpr int64_t kPrefetchPerInput = kType == WeightFormat::Type::kInt8 ? 16 : 8;  // half the panel's bytes
+  const int64_t num_groups = layout.NumGroups(k);
+  for (int64_t group = 0; group < num_groups; ++group) {
+    const int64_t inputs = layout.GroupInputs(k, group), data_bytes = layout.DataBytes(inputs);
+    const char* const after = activations + kTile.DataBytes(inputs);
+    const auto* const corrections = reinterpret_cast<const int32_t*>(after);
+    const auto* const scales = reinterpret_cast<const float*>(after + kRows * 4);
+    const auto* const weight_scales = reinterpret_cast<const Half*>(weights + data_bytes);
+    for (int first = 0; first < kPanelVectors; first += kVectors) {
+      VecI32 sums[kRows][kVectors] = {};
+      GroupSums<kType, kRows, kVectors>(reinterpret_cast<const ActivationInt*>(activations),
+                                        weights + first * kOutputs * 4, inputs, prefetch, sums);
+      AddGroup<kRows, kVectors>(sums, corrections, scales, weight_scales + first * kOutputs, group == 0,
+                                out + first * kOutputs);
+    }
+    activations += kTile.GroupBytes(inputs);
+    weights += data_bytes + IntegerLayout::kScaleBytes;
+    prefetch += inputs * kPrefetchPerInput;
+  }
+}
+
+using TileFunction = void (*)(const char* activations, const char* weights, const IntegerLayout& layout, int64_t k,
+                              const char* prefetch, float* out);
+
+template <WeightFormat::Type kType, int kRows>
+constexpr TileFunction Choose() {
+  if constexpr (kRows > kMaxIntegerTileRows) {
+    return nullptr;
+  } else {
+    return Tile<kType, kRows>;
+  }
+}
+// [rows - 1]
+template <WeightFormat::Type kType>
+struct Table {
+  static constexpr TileFunction kFunctions[12] = {
+      Choose<kType, 1>(), Choose<kType, 2>(),  Choose<kType, 3>(),  Choose<kType, 4>(),
+      Choose<kType, 5>(), Choose<kType, 6>(),  Choose<kType, 7>(),  Choose<kType, 8>(),
+      Choose<kType, 9>(), Choose<kType, 10>(), Choose<kType, 11>(), Choose<kType, 12>(),
+  };
+};
+
+}  // namespace integer_micro_kernel
+
+// Quantises `count` rows of `k` floats, group by group, and writes them as a tile: the largest magnitude of a group
+// becomes 127. A row with an infinity or a NaN has NaN as that group's scale.
+void QuantizeTile(const float* const* rows, int count, int64_t k, const IntegerLayout& layout, int32_t offset,
+                  void* tile);
+
+}  // namespace moed::kernels::MOED_ISA
+
+#endif  // KERNELS_GEMM_INTEGER_MICRO_KERNEL_H_

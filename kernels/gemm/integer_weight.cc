@@ -1,0 +1,139 @@
+#include "kernels/gemm/integer_weight.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace moed::kernels {
+namespace {
+
+constexpr int64_t kPanel = PackedWeight::kPanel;
+constexpr int64_t kMaxGroup = 1024;
+
+struct Range {
+  int32_t low, high;
+};
+Range RangeOf(WeightFormat::Type type) { return type == WeightFormat::Type::kInt8 ? Range{-128, 127} : Range{-8, 7}; }
+
+// To nearest even, for |x| < 2^22: the compiler turns this into vector code where it would call a function otherwise.
+inline float Round(float x) {
+  constexpr float kMagic = 12582912.0f;
+  return (x + kMagic) - kMagic;
+}
+
+// The scale as it is stored.
+Half ToStoredScale(float scale) { return ToHalf(scale / PackedWeight::kScaleUnit); }
+float FromStoredScale(Half scale) { return ToFloat(scale) * PackedWeight::kScaleUnit; }
+
+// Integers of a group under `scale`, as floats.
+void Quantize(const float* x, int64_t n, float scale, Range range, float* q) {
+  const float inverse = scale == 0 ? 0 : 1 / scale;
+  const float low = static_cast<float>(range.low), high = static_cast<float>(range.high);
+  for (int64_t i = 0; i < n; ++i) q[i] = Round(std::min(std::max(x[i] * inverse, low), high));
+}
+
+float SquaredError(const float* x, const float* q, int64_t n, float scale) {
+  float sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += (x[i] - q[i] * scale) * (x[i] - q[i] * scale);
+  return sum;
+}
+
+// The scale with which q comes nearest to x, by least squares.
+float BestScale(const float* x, const float* q, int64_t n, float otherwise) {
+  float xq = 0, qq = 0;
+  for (int64_t i = 0; i < n; ++i) xq += x[i] * q[i], qq += q[i] * q[i];
+  return qq == 0 ? otherwise : xq / qq;
+}
+
+// With few levels it pays to look for the scale: full range to either side, or clipping the largest a little.
+float SearchScale(const float* x, int64_t n, float largest, Range range, float* q) {
+  const float full = largest / static_cast<float>(range.low);  // the largest magnitude takes the lowest integer
+  float best = full, best_error = std::numeric_limits<float>::infinity();
+  constexpr float kOtherSide = -8.0f / 7;  // the largest magnitude takes the highest integer
+  for (const float factor : {1.0f, 0.93f, 0.86f, 0.79f, kOtherSide, 0.92f * kOtherSide, 0.84f * kOtherSide}) {
+    for (float scale = full * factor, previous = 0; scale != previous;) {
+      scale = FromStoredScale(ToStoredScale(scale));
+      Quantize(x, n, scale, range, q);
+      const float error = SquaredError(x, q, n, scale);
+      if (error < best_error) best = scale, best_error = error;
+      if (previous != 0) break;
+      previous = scale;
+      scale = BestScale(x, q, n, scale);
+    }
+  }
+  return best;
+}
+
+// Chooses the group's scale and fills q.
+absl::StatusOr<Half> QuantizeGroup(const float* x, int64_t n, WeightFormat::Type type, float* q) {
+  const Range range = RangeOf(type);
+  float low = 0, high = 0, poison = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    low = std::min(low, x[i]);
+    high = std::max(high, x[i]);
+    poison += x[i] * 0.0f;
+  }
+  const float largest = -low > high ? low : high;
+  constexpr float kLargestScale = 65504 * PackedWeight::kScaleUnit;
+  const float limit = kLargestScale * static_cast<float>(range.high);
+  if (!(poison == 0) || std::abs(largest) > limit) {
+    return InvalidArgument("a weight is {}; as {} it must be finite and at most {} in magnitude",
+                           poison == 0 ? largest : poison, type == WeightFormat::Type::kInt8 ? "int8" : "int4", limit);
+  }
+  const float scale = type == WeightFormat::Type::kInt8 ? std::abs(largest) / static_cast<float>(range.high)
+                                                        : SearchScale(x, n, largest, range, q);
+  const Half stored = ToStoredScale(scale);
+  Quantize(x, n, FromStoredScale(stored), range, q);
+  return stored;
+}
+
+// The group of (output, group index) in the packed matrix, from its first byte, and its output's place in a step.
+char* GroupOf(void* data, const IntegerLayout& layout, int64_t k, int64_t output, int64_t group) {
+  return static_cast<char*>(data) + output / kPanel * layout.PanelBytes(k) + layout.GroupOffset(group);
+}
+
+}  // namespace
+
+absl::Status PackIntegerRow(const float* row, int64_t output, int64_t k, WeightFormat format, void* destination) {
+  const IntegerLayout layout(format);
+  const int64_t lane = output % kPanel;
+  alignas(64) float q[kMaxGroup];
+  for (int64_t group = 0; group < layout.NumGroups(k); ++group) {
+    const int64_t first = group * format.group_size, n = std::min<int64_t>(format.group_size, k - first);
+    const int64_t padded = layout.GroupInputs(k, group);
+    MOED_ASSIGN_OR_RETURN(const Half scale, QuantizeGroup(row + first, n, format.type, q));
+    std::fill(q + n, q + padded, 0.0f);
+    char* const data = GroupOf(destination, layout, k, output, group);
+    auto* const bytes = reinterpret_cast<uint8_t*>(data) + lane * 4;
+    if (format.type == WeightFormat::Type::kInt8) {
+      for (int64_t i = 0; i < padded; ++i) {
+        bytes[i / 4 * kPanel * 4 + i % 4] = static_cast<uint8_t>(static_cast<int32_t>(q[i]) + 128);
+      }
+    } else {
+      for (int64_t i = 0; i < padded; i += 8) {
+        for (int64_t j = 0; j < 4; ++j) {
+          const int32_t low = static_cast<int32_t>(q[i + j]) + 8, high = static_cast<int32_t>(q[i + 4 + j]) + 8;
+          bytes[i / 8 * kPanel * 4 + j] = static_cast<uint8_t>(low | high << 4);
+        }
+      }
+    }
+    std::memcpy(data + layout.DataBytes(padded) + lane * 2, &scale, sizeof(scale));
+  }
+  return absl::OkStatus();
+}
+
+float IntegerElement(const PackedWeight& weight, int64_t output, int64_t input) {
+  const IntegerLayout layout(weight.format);
+  const int64_t group = input / layout.group_size, i = input % layout.group_size, lane = output % kPanel;
+  const char* const data = GroupOf(const_cast<void*>(weight.data), layout, weight.k, output, group);
+  const auto* const bytes = reinterpret_cast<const uint8_t*>(data) + lane * 4;
+  Half scale;
+  std::memcpy(&scale, data + layout.DataBytes(layout.GroupInputs(weight.k, group)) + lane * 2, sizeof(scale));
+  if (weight.format.type == WeightFormat::Type::kInt8) {
+    return static_cast<float>(bytes[i / 4 * kPanel * 4 + i % 4] - 128) * FromStoredScale(scale);
+  }
+  const uint8_t pair = bytes[i / 8 * kPanel * 4 + i % 4];
+  return static_cast<float>((i % 8 < 4 ? pair & 15 : pair >> 4) - 8) * FromStoredScale(scale);
+}
+
+}  // namespace moed::kernels
