@@ -26,6 +26,8 @@ Command AddChatCommand(CLI::App* app);
 Command AddTokenizeCommand(CLI::App* app);
 Command AddLogitsCommand(CLI::App* app);
 Command AddInspectCommand(CLI::App* app);
+// Below `moed bench`.
+Command AddBenchBatchCommand(CLI::App* bench);
 
 }  // namespace moed
 

@@ -17,9 +17,12 @@ int main(int argc, char** argv) {
   app.name("moed")->set_version_flag("--version", MOED_VERSION);
   app.require_subcommand(1);
   app.get_formatter()->column_width(40);
+  CLI::App* const bench = app.add_subcommand("bench", "How fast a model runs here");
+  bench->require_subcommand(1);
   const std::array commands = {
-      moed::AddServeCommand(&app),    moed::AddGenerateCommand(&app), moed::AddChatCommand(&app),
-      moed::AddTokenizeCommand(&app), moed::AddLogitsCommand(&app),   moed::AddInspectCommand(&app),
+      moed::AddServeCommand(&app),       moed::AddGenerateCommand(&app), moed::AddChatCommand(&app),
+      moed::AddTokenizeCommand(&app),    moed::AddLogitsCommand(&app),   moed::AddInspectCommand(&app),
+      moed::AddBenchBatchCommand(bench),
   };
   CLI11_PARSE(app, argc, argv);
   for (const moed::Command& command : commands) {

@@ -72,6 +72,8 @@ class MoeEngine final : public Engine {
   absl::StatusOr<StepResult> Collect(Ticket ticket) override;
 
   const ModelConfig& model_config() const { return decoder_->config(); }
+  const ModelWeights& weights() const { return decoder_->weights(); }
+  const ExecContext& exec_context() const { return ctx_; }
   const MemoryPlan& memory_plan() const { return memory_plan_; }
   DType dtype() const { return decoder_->weights().dtype(); }
   int num_threads() const { return threads_->num_threads(); }

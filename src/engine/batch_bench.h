@@ -1,0 +1,49 @@
+// How fast an engine computes at a given batch size, without scheduler and server: the ceiling of what serving can
+// reach, and itself a fraction of what the machine has to give.
+#ifndef MOED_ENGINE_BATCH_BENCH_H_
+#define MOED_ENGINE_BATCH_BENCH_H_
+
+#include <cstdint>
+
+#include "base/status.h"
+#include "engine/moe_engine.h"
+
+namespace moed {
+
+struct BatchBenchOptions {
+  int32_t batch = 1;      // sequences
+  int32_t prompt = 128;   // random tokens of each
+  int32_t generate = 64;  // tokens of each, drawn greedily
+  uint64_t seed = 0;      // of the prompts
+};
+
+// One phase: all prompts, or all generated tokens.
+struct PhaseResult {
+  int64_t tokens = 0;
+  int64_t steps = 0;
+  double seconds = 0;
+  // Weights that the steps had to read at least (of the experts, those with tokens) and KV cache that attention reads.
+  double bytes = 0;
+  // Multiplications and additions of the products with weights; attention over the cache comes on top.
+  double operations = 0;
+};
+
+struct BatchBenchResult {
+  PhaseResult prefill;
+  PhaseResult decode;
+};
+
+// Operations and bytes a second that the machine has to give to this engine: its best in a few samples.
+struct Ceilings {
+  double operations = 0;
+  double bytes = 0;
+};
+Ceilings MeasureCeilings(const MoeEngine& engine);
+
+// Runs all prompts, in steps as large as the engine takes, then a token of every sequence at a time. INVALID_ARGUMENT
+// where the engine has too few slots, positions or blocks.
+absl::StatusOr<BatchBenchResult> RunBatchBench(MoeEngine& engine, const BatchBenchOptions& options);
+
+}  // namespace moed
+
+#endif  // MOED_ENGINE_BATCH_BENCH_H_
