@@ -59,6 +59,29 @@ TEST(Jinja, IntegersEndAtOneHundredAndTwentyEightBits) {
   }
 }
 
+// What Python prints for them; the goldens are made with values that end.
+TEST(Jinja, ThingsThatHoldThemselvesPrintAndGoAway) {
+  EXPECT_EQ(Render("{% set ns = namespace(b=1) %}{% set ns.a = [ns] %}{{ ns }}").value(),
+            "<Namespace {'b': 1, 'a': [<Namespace {...}>]}>");
+  EXPECT_EQ(Render("{{ namespace(a=namespace(b=1)) }}").value(), "<Namespace {'a': <Namespace {'b': 1}>}>");
+  // A leak checker sees whether these are freed.
+  EXPECT_EQ(Render("{% for x in [1, 2] %}{{ loop.changed(loop) }}{% endfor %}").value(), "TrueFalse");
+  EXPECT_EQ(Render("{% set ns = namespace() %}{% for x in [1] %}{% set ns.l = loop %}{% endfor %}"
+                   "{{ ns.l.changed([ns.l]) }}")
+                .value(),
+            "True");
+}
+
+TEST(Jinja, ExtremeNumbersAreNoOverflow) {
+  EXPECT_EQ(Render("{{ range(8589934592, 0, -4294967296)[::4294967296] | list }}").value(), "[8589934592]");
+  EXPECT_EQ(Render("{{ range(10, 0, -8)[::2305843009213693951] | list }}").value(), "[10]");
+  for (const char* source : {"{{ (-170141183460469231731687303715884105727 - 1).bit_length() }}",
+                             "{{ '%d' % (-170141183460469231731687303715884105727 - 1) }}",
+                             "{{ 170141183460469231731687303715884105727 | round(-29) }}"}) {
+    EXPECT_EQ(Render(source).status().code(), absl::StatusCode::kInvalidArgument) << source;
+  }
+}
+
 // ---- Limits ----
 
 struct LimitCase {
@@ -77,7 +100,19 @@ constexpr LimitCase kEndless[] = {
      "{% set ns.m = [ns.m, ns.m] %}{% endfor %}{{ ns.l == ns.m }}",
      "max_steps"},
     {"{% set x = ('a' * 10000000) %}{% for i in range(100000) %}{{ x.count('b') }}{% endfor %}", "max_steps"},
+    {"{% set x = 'a' * 4000000 %}{{ x.count('a' * 2000000 ~ 'b') }}", "max_steps"},
+    {"{% set x = 'a' * 4000000 %}{{ ('a' * 2000000 ~ 'b') in x }}", "max_steps"},
+    {"{% set x = 'a' * 4000000 %}{{ x | replace('a' * 2000000 ~ 'b', '') }}", "max_steps"},
+    {"{% set x = 'a' * 4000000 %}{{ x.split('a' * 2000000 ~ 'b') }}", "max_steps"},
+    {"{% set x = 'a' * 4000000 %}{{ x.strip('b' * 2000000 ~ 'a') }}", "max_steps"},
+    {"{% set x = 'a' * 10000000 %}{% for i in range(100000) %}{{ x | wordcount }}{% endfor %}", "max_steps"},
+    {"{% set x = 'a' * 10000000 %}{% for i in range(100000) %}{{ x | int }}{% endfor %}", "max_steps"},
+    {"{% set x = 'a' * 10000000 %}{% for i in range(100000) %}{{ x.startswith('b') }}{% endfor %}", "max_steps"},
+    {"{{ [1] | map(attribute='a.' * 5000000) | list }}", "max_"},
+    {"{{ range(100000) | map(attribute='a.' * 1000000, default=1) | list }}", "max_steps"},
     // Calls.
+    {"{{ 'a' | map(*(['map'] * 30000)) | list }}", "max_"},
+    {"{{ 'a' | map(*(['map'] * 2000)) | list }}", "max_call_depth"},
     {"{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "max_call_depth"},
     {"{% macro a() %}{{ b() }}{% endmacro %}{% macro b() %}{{ a() }}{% endmacro %}{{ a() }}", "max_call_depth"},
     {"{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}", "max_call_depth"},
@@ -102,6 +137,11 @@ constexpr LimitCase kEndless[] = {
     {"{{ 'a' | indent(1000000000000) }}", "max_value_bytes"},
     {"{{ ('a\\n' * 100000) | indent(100000) }}", "max_value_bytes"},
     {"{{ [[[[1]]]] | tojson(indent=1000000000000) }}", "max_value_bytes"},
+    {"{{ range(100000) | list | tojson(separators=('a' * 1000000, 'b')) }}", "max_value_bytes"},
+    {"{{ dict.fromkeys(range(1000)) | tojson(separators=('a', 'b' * 1000000)) }}", "max_value_bytes"},
+    {"{{ ('\\n' * 20000000).splitlines() }}", "max_value_bytes"},
+    {"{{ (',' * 20000000).split(',') }}", "max_value_bytes"},
+    {"{{ ('a ' * 20000000).split() }}", "max_value_bytes"},
     {"{{ [1] | batch(1000000000000, 0) | list }}", "max_value_bytes"},
     {"{{ [1] | slice(1000000000000) | list }}", "max_value_bytes"},
     {"{{ ('%(a)s' * 100000) % {'a': 'b' * 100000} }}", "max_value_bytes"},
@@ -113,6 +153,9 @@ constexpr LimitCase kEndless[] = {
     // Output.
     {"{% set x = 'a' * 1000000 %}{% for i in range(1000) %}{{ x }}{% endfor %}", "max_output_bytes"},
     // Nesting of values.
+    {"{% set ns = namespace(a=1) %}{% for i in range(100000) %}{% set ns.a = namespace(a=[ns.a]) %}{% endfor %}"
+     "{{ ns }}",
+     "max_value_depth"},
     {"{% set ns = namespace(l=[]) %}{% for i in range(100000) %}{% set ns.l = [ns.l] %}{% endfor %}",
      "max_value_depth"},
     {"{% set ns = namespace(l={}) %}{% for i in range(100000) %}{% set ns.l = {'a': ns.l} %}{% endfor %}",

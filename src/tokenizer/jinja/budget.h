@@ -23,6 +23,19 @@ class Budget {
   // `bytes` of text read without keeping a copy.
   void Scan(size_t bytes) { Step(bytes / 64); }
 
+  // A search in `text_bytes`, which at worst compares all of the pattern at every place.
+  void Search(size_t text_bytes, size_t pattern_bytes) { Step(text_bytes / 64 * (1 + pattern_bytes / 16)); }
+
+  // Levels of what a namespace holds, from the time that it begins to be printed until it is: values are bounded in
+  // depth when they are made, but a namespace may come to hold anything later.
+  void Nest(int levels) {
+    if (levels > limits_.max_value_depth - nested_) {
+      FailLimit("values are nested more than {} deep (max_value_depth)", limits_.max_value_depth);
+    }
+    nested_ += levels;
+  }
+  void Unnest(int levels) { nested_ -= levels; }
+
   // `bytes` of new values. Called before the memory is taken wherever a small input can ask for much.
   void Allocate(size_t bytes) {
     // Compared this way round, since `bytes` may be close to the largest number.
@@ -45,6 +58,7 @@ class Budget {
   const Limits& limits_;
   uint64_t steps_ = 0;
   size_t bytes_ = 0;
+  int nested_ = 0;
 };
 
 }  // namespace moed::jinja

@@ -108,6 +108,7 @@ Evaluator::Evaluator(const SyntaxTree& tree, const Value& input, absl::Time now,
 
 Evaluator::~Evaluator() {
   for (const auto& object : namespaces_) object->attributes.clear();
+  for (const auto& loop : loops_) loop->last_changed.reset();
   for (const auto& scope : captured_scopes_) {
     scope->variables.clear();
     scope->parent.reset();
@@ -575,6 +576,7 @@ Arguments Evaluator::EvalArguments(const CallArguments& arguments) {
     if (!more.Is(Kind::kDict)) Fail("argument after ** must be a mapping, not {}", TypeName(more));
     for (const auto& [key, value] : more.dict().entries) {
       if (!key.IsString()) Fail("keywords must be strings");
+      budget_.Allocate(sizeof(Value) + key.AsString().size());
       result.keyword.emplace_back(key.AsString(), value);
     }
   }
@@ -614,6 +616,7 @@ Value Evaluator::Call(const Value& callee, Arguments& arguments) {
 }
 
 Value Evaluator::CallFilter(std::string_view name, const Value& input, Arguments& arguments) {
+  const DepthGuard guard(this);  // map('map', 'map', …)
   const FilterFunction filter = FindFilter(name);
   if (filter == nullptr) Fail("No filter named '{}'.", name);
   return filter(*this, input, arguments);

@@ -17,6 +17,8 @@
 
 namespace moed::jinja {
 
+struct LoopObject;
+
 // The variables of a block. Loops, macros, {% with %} and captured blocks open a scope; {% if %} does not. A name is
 // looked up outwards, and assigned in the innermost scope.
 struct Scope {
@@ -52,6 +54,8 @@ class Evaluator {
   Value GetItem(const Value& object, const Value& key);
   // Namespaces may hold themselves; the evaluator empties them at the end.
   void Own(std::shared_ptr<NamespaceObject> object) { namespaces_.push_back(std::move(object)); }
+  // So may loops, by loop.changed(loop).
+  void Own(std::shared_ptr<LoopObject> loop) { loops_.push_back(std::move(loop)); }
 
   // ---- For macros and recursive loops ----
 
@@ -109,6 +113,7 @@ class Evaluator {
   std::shared_ptr<Scope> scope_;
   // Kept apart from the values, so that cycles and long chains through them can be undone without recursion.
   std::vector<std::shared_ptr<NamespaceObject>> namespaces_;
+  std::vector<std::shared_ptr<LoopObject>> loops_;
   std::vector<std::shared_ptr<Scope>> captured_scopes_;  // of macros and recursive loops
 };
 

@@ -185,6 +185,7 @@ Value StrftimeNow(Evaluator& evaluator, Arguments& arguments) {
   // strftime() cannot tell "too long" from "empty", so the text is never empty.
   format += '.';
   std::string text(64 * 1024, '\0');
+  evaluator.budget().Scan(text.size());
   const size_t size = std::strftime(text.data(), text.size(), format.c_str(), &local);
   if (size == 0) Fail("strftime_now: the format makes too long a text");
   text.resize(size - 1);

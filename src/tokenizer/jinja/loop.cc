@@ -50,6 +50,7 @@ Value LoopObject::Changed(Evaluator& evaluator, Arguments& arguments) {
     changed = !Equal((*last_changed)[i], arguments.positional[i], evaluator.budget());
   }
   if (changed) {
+    if (!last_changed.has_value()) evaluator.Own(shared_from_this());
     // Charged and checked for depth like any other container, since the loop now holds these values.
     last_changed = MakeTuple(arguments.positional, evaluator.budget()).items();
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "tokenizer/jinja/format.h"
 #include "tokenizer/jinja/text.h"
@@ -101,7 +102,8 @@ Value IntegerArithmetic(BinaryOperator op, Integer a, Integer b) {
       result = IntegerPower(a, b);
       break;
   }
-  if (overflow) FailOverflow();
+  // Not the least number of all either, whose negative there is not.
+  if (overflow || result == std::numeric_limits<Integer>::min()) FailOverflow();
   return Value::Int(result);
 }
 
@@ -274,7 +276,9 @@ Value SliceRange(const RangeObject& range, const SliceIndices& indices) {
   auto sliced = std::make_shared<RangeObject>();
   sliced->start = range.At(indices.start);
   sliced->stop = range.At(indices.stop);
-  sliced->step = range.step * indices.step;
+  // A step beyond the range's size takes the first element only, whatever it is; the product stays within 64 bits.
+  const int64_t size = std::max<int64_t>(range.size(), 1);
+  sliced->step = range.step * std::clamp(indices.step, -size, size);
   return Value::Of(Kind::kRange, std::move(sliced));
 }
 
@@ -365,7 +369,7 @@ bool Contains(const Value& container, const Value& element, Budget& budget) {
       if (!element.IsString()) {
         Fail("'in <string>' requires string as left operand, not {}", TypeName(element));
       }
-      budget.Scan(container.AsString().size());
+      budget.Search(container.AsString().size(), element.AsString().size());
       return container.AsString().find(element.AsString()) != std::string::npos;
     case Kind::kDict:
       return container.dict().Find(element, budget) != nullptr;

@@ -15,7 +15,7 @@ namespace {
 // A path like "function.arguments.0", or a whole number.
 using Path = std::vector<Value>;
 
-Path ParsePath(const Value& attribute) {
+Path ParsePath(const Value& attribute, Budget& budget) {
   if (attribute.IsNone()) return {};
   if (!attribute.IsString()) return {attribute};
   Path path;
@@ -23,6 +23,7 @@ Path ParsePath(const Value& attribute) {
   for (size_t begin = 0; begin <= text.size();) {
     const size_t end = std::min(text.find('.', begin), text.size());
     const std::string part = text.substr(begin, end - begin);
+    budget.Allocate(sizeof(Value) + sizeof(StringObject));
     const bool number = !part.empty() && part.size() < 10 && part.find_first_not_of("0123456789") == std::string::npos;
     path.push_back(number ? Value::Int(std::stoi(part)) : Value::String(part));
     begin = end + 1;
@@ -31,6 +32,7 @@ Path ParsePath(const Value& attribute) {
 }
 
 Value Follow(Evaluator& evaluator, Value value, const Path& path, const Value& fallback = Value()) {
+  evaluator.budget().Step(4 * path.size());  // a part that is not found makes a message
   for (const Value& part : path) {
     value = evaluator.GetItem(value, part);
     if (value.IsUndefined() && !fallback.IsNone()) value = fallback;
@@ -51,7 +53,7 @@ struct Keyed {
 
 std::vector<Keyed> WithKeys(Evaluator& evaluator, const std::vector<Value>& items, const Value& attribute,
                             bool case_sensitive, const Value& fallback = Value()) {
-  const Path path = ParsePath(attribute);
+  const Path path = ParsePath(attribute, evaluator.budget());
   std::vector<Keyed> keyed;
   keyed.reserve(items.size());
   for (const Value& item : items) {
@@ -117,8 +119,8 @@ Value Reverse(Evaluator& evaluator, const Value& input, Arguments& arguments) {
   const Parameters none("reverse", {}, arguments);
   Budget& budget = evaluator.budget();
   if (input.IsString()) {
+    budget.AllocateRepeated(input.string_object().length, sizeof(char32_t));
     std::u32string code_points = ToCodePoints(input.AsString());
-    budget.AllocateRepeated(code_points.size(), sizeof(char32_t));
     std::reverse(code_points.begin(), code_points.end());
     return MakeString(ToUtf8(code_points), budget, input.string_object().markup);
   }
@@ -166,11 +168,11 @@ Value Sort(Evaluator& evaluator, const Value& input, Arguments& arguments) {
     const std::string& text = attribute.AsString();
     for (size_t begin = 0; begin <= text.size();) {
       const size_t end = std::min(text.find(',', begin), text.size());
-      paths.push_back(ParsePath(Value::String(text.substr(begin, end - begin))));
+      paths.push_back(ParsePath(Value::String(text.substr(begin, end - begin)), evaluator.budget()));
       begin = end + 1;
     }
   } else {
-    paths.push_back(ParsePath(attribute));
+    paths.push_back(ParsePath(attribute, evaluator.budget()));
   }
   std::vector<Keyed> keyed;
   for (Value& item : Iterate(input, evaluator.budget())) {
@@ -190,7 +192,6 @@ Value Sort(Evaluator& evaluator, const Value& input, Arguments& arguments) {
 Value Unique(Evaluator& evaluator, const Value& input, Arguments& arguments) {
   const Parameters parameters("unique", {"case_sensitive", "attribute"}, arguments);
   Budget& budget = evaluator.budget();
-  DictBuilder seen(budget);
   std::vector<Value> unique;
   DictObject index;
   for (Keyed& entry :
@@ -227,7 +228,7 @@ Value Sum(Evaluator& evaluator, const Value& input, Arguments& arguments) {
   const Parameters parameters("sum", {"attribute", "start"}, arguments);
   Value sum = parameters.Get(1, Value::Int(0));
   if (sum.IsString()) Fail("sum() can't sum strings [use ''.join(seq) instead]");
-  const Path path = ParsePath(parameters.Get(0, Value()));
+  const Path path = ParsePath(parameters.Get(0, Value()), evaluator.budget());
   for (const Value& item : Iterate(input, evaluator.budget())) {
     sum = Arithmetic(BinaryOperator::kAdd, sum, Follow(evaluator, item, path), evaluator.budget());
   }
@@ -238,7 +239,7 @@ Value Join(Evaluator& evaluator, const Value& input, Arguments& arguments) {
   const Parameters parameters("join", {"d", "attribute"}, arguments);
   Budget& budget = evaluator.budget();
   const std::string separator = parameters.Has(0) ? Str(parameters[0], budget) : "";
-  const Path path = ParsePath(parameters.Get(1, Value()));
+  const Path path = ParsePath(parameters.Get(1, Value()), budget);
   std::string text;
   bool first = true;
   for (const Value& item : Iterate(input, budget)) {
@@ -318,7 +319,7 @@ Value GroupBy(Evaluator& evaluator, const Value& input, Arguments& arguments) {
     }
     if (end == begin) Fail("groupby: a key that does not equal itself (nan)");
     // The name of a group is spelled as in its first item.
-    const Value grouper = Follow(evaluator, keyed[begin].item, ParsePath(parameters[0]), fallback);
+    const Value grouper = Follow(evaluator, keyed[begin].item, ParsePath(parameters[0], budget), fallback);
     auto group = std::make_shared<SequenceObject>();
     group->items = {grouper, MakeList(std::move(items), budget)};
     group->group = true;
@@ -331,6 +332,12 @@ Value GroupBy(Evaluator& evaluator, const Value& input, Arguments& arguments) {
 
 // ---- map and select ----
 
+// Each element's call takes the arguments out of a copy of its own.
+Arguments CopyOf(const Arguments& arguments, Budget& budget) {
+  budget.AllocateRepeated(arguments.positional.size() + arguments.keyword.size(), sizeof(Value));
+  return arguments;
+}
+
 Value Map(Evaluator& evaluator, const Value& input, Arguments& arguments) {
   Budget& budget = evaluator.budget();
   std::vector<Value> mapped;
@@ -338,7 +345,7 @@ Value Map(Evaluator& evaluator, const Value& input, Arguments& arguments) {
   if (arguments.positional.empty() && std::any_of(arguments.keyword.begin(), arguments.keyword.end(),
                                                   [](const auto& entry) { return entry.first == "attribute"; })) {
     const Parameters parameters("map", {"attribute", "default"}, arguments);
-    const Path path = ParsePath(parameters[0]);
+    const Path path = ParsePath(parameters[0], budget);
     for (const Value& item : Iterate(input, budget)) {
       mapped.push_back(Follow(evaluator, item, path, parameters.Get(1, Value())));
     }
@@ -349,7 +356,7 @@ Value Map(Evaluator& evaluator, const Value& input, Arguments& arguments) {
   if (!filter.IsString()) Fail("No filter named {}.", Repr(filter, budget));
   arguments.positional.erase(arguments.positional.begin());
   for (const Value& item : Iterate(input, budget)) {
-    Arguments copy = arguments;
+    Arguments copy = CopyOf(arguments, budget);
     mapped.push_back(evaluator.CallFilter(filter.AsString(), item, copy));
   }
   return MakeIterator(std::move(mapped), budget);
@@ -364,7 +371,7 @@ Value Select(Evaluator& evaluator, const Value& input, Arguments& arguments) {
   Path path;
   if (kByAttribute) {
     if (arguments.positional.empty()) Fail("Missing parameter for attribute name");
-    path = ParsePath(arguments.positional.front());
+    path = ParsePath(arguments.positional.front(), budget);
     arguments.positional.erase(arguments.positional.begin());
   }
   std::optional<Value> test;
@@ -375,7 +382,7 @@ Value Select(Evaluator& evaluator, const Value& input, Arguments& arguments) {
   }
   for (Value& item : Iterate(input, budget)) {
     const Value subject = kByAttribute ? Follow(evaluator, item, path) : item;
-    Arguments copy = arguments;
+    Arguments copy = CopyOf(arguments, budget);
     const bool passes = test.has_value() ? evaluator.CallTest(test->AsString(), subject, copy) : Truthy(subject);
     if (passes == kKeepPassing) picked.push_back(std::move(item));
   }

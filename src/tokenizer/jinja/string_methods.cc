@@ -41,15 +41,21 @@ Value StripMethod(Evaluator& evaluator, const Value& self, Arguments& arguments)
   const Parameters parameters("strip", {"chars"}, arguments);
   std::optional<std::string> chars;
   if (parameters.Given(0)) chars = parameters.String(0);
+  // Each character is looked for among the unwanted ones.
+  evaluator.budget().Search(self.AsString().size(), chars.has_value() ? chars->size() : 0);
   return Like(self, std::string(Strip(self.AsString(), chars, kLeft, kRight)), evaluator);
 }
 
 // ---- Split and join ----
 
-std::vector<std::string> SplitSpace(std::string_view text, int64_t limit) {
+// Room for one more piece of a text. Charged piece by piece, since a small text may have very many.
+void ChargePiece(Budget& budget) { budget.Allocate(sizeof(std::string)); }
+
+std::vector<std::string> SplitSpace(std::string_view text, int64_t limit, Budget& budget) {
   std::vector<std::string> parts;
   text = StripLeft(text);
   while (!text.empty()) {
+    ChargePiece(budget);
     if (limit >= 0 && static_cast<int64_t>(parts.size()) == limit) {
       parts.emplace_back(StripRight(text));
       break;
@@ -66,10 +72,11 @@ std::vector<std::string> SplitSpace(std::string_view text, int64_t limit) {
   return parts;
 }
 
-std::vector<std::string> SplitSpaceFromRight(std::string_view text, int64_t limit) {
+std::vector<std::string> SplitSpaceFromRight(std::string_view text, int64_t limit, Budget& budget) {
   std::vector<std::string> parts;
   text = StripRight(text);
   while (!text.empty()) {
+    ChargePiece(budget);
     if (limit >= 0 && static_cast<int64_t>(parts.size()) == limit) {
       parts.emplace_back(StripLeft(text));
       break;
@@ -87,11 +94,12 @@ std::vector<std::string> SplitSpaceFromRight(std::string_view text, int64_t limi
   return parts;
 }
 
-std::vector<std::string> SplitAt(std::string_view text, std::string_view separator, int64_t limit) {
+std::vector<std::string> SplitAt(std::string_view text, std::string_view separator, int64_t limit, Budget& budget) {
   std::vector<std::string> parts;
   while (limit < 0 || static_cast<int64_t>(parts.size()) < limit) {
     const size_t found = text.find(separator);
     if (found == std::string_view::npos) break;
+    ChargePiece(budget);
     parts.emplace_back(text.substr(0, found));
     text = text.substr(found + separator.size());
   }
@@ -99,11 +107,13 @@ std::vector<std::string> SplitAt(std::string_view text, std::string_view separat
   return parts;
 }
 
-std::vector<std::string> SplitAtFromRight(std::string_view text, std::string_view separator, int64_t limit) {
+std::vector<std::string> SplitAtFromRight(std::string_view text, std::string_view separator, int64_t limit,
+                                          Budget& budget) {
   std::vector<std::string> parts;
   while (limit < 0 || static_cast<int64_t>(parts.size()) < limit) {
     const size_t found = text.size() < separator.size() ? std::string_view::npos : text.rfind(separator);
     if (found == std::string_view::npos) break;
+    ChargePiece(budget);
     parts.emplace_back(text.substr(found + separator.size()));
     text = text.substr(0, found);
   }
@@ -117,20 +127,22 @@ Value Split(Evaluator& evaluator, const Value& self, Arguments& arguments) {
   const Parameters parameters("split", {"sep", "maxsplit"}, arguments);
   const int64_t limit = parameters.Int(1, -1);
   const std::string& text = self.AsString();
-  // Each piece costs an object of its own.
-  evaluator.budget().Scan(text.size());
+  Budget& budget = evaluator.budget();
   if (!parameters.Given(0)) {
-    return ListLike(self, kFromRight ? SplitSpaceFromRight(text, limit) : SplitSpace(text, limit), evaluator);
+    budget.Scan(text.size());
+    return ListLike(self, kFromRight ? SplitSpaceFromRight(text, limit, budget) : SplitSpace(text, limit, budget),
+                    evaluator);
   }
   const std::string& separator = parameters.String(0);
   if (separator.empty()) Fail("empty separator");
-  return ListLike(self, kFromRight ? SplitAtFromRight(text, separator, limit) : SplitAt(text, separator, limit),
-                  evaluator);
+  budget.Search(text.size(), separator.size());
+  auto parts = kFromRight ? SplitAtFromRight(text, separator, limit, budget) : SplitAt(text, separator, limit, budget);
+  return ListLike(self, std::move(parts), evaluator);
 }
 
 Value SplitLinesMethod(Evaluator& evaluator, const Value& self, Arguments& arguments) {
   const Parameters parameters("splitlines", {"keepends"}, arguments);
-  return ListLike(self, SplitLines(self.AsString(), parameters.Truth(0, false)), evaluator);
+  return ListLike(self, SplitLines(self.AsString(), parameters.Truth(0, false), evaluator.budget()), evaluator);
 }
 
 template <bool kFromRight>
@@ -139,6 +151,7 @@ Value Partition(Evaluator& evaluator, const Value& self, Arguments& arguments) {
   const std::string& text = self.AsString();
   const std::string& separator = parameters.String(0);
   if (separator.empty()) Fail("empty separator");
+  evaluator.budget().Search(text.size(), separator.size());
   const size_t found = kFromRight ? text.rfind(separator) : text.find(separator);
   std::vector<Value> parts;
   if (found == std::string::npos) {
@@ -196,9 +209,9 @@ Window ClipTo(const Value& self, const Parameters& parameters) {
 template <bool kFromRight, bool kMustFind>
 Value Find(Evaluator& evaluator, const Value& self, Arguments& arguments) {
   const Parameters parameters("find", {"sub", "start", "end"}, arguments, 1);
-  evaluator.budget().Scan(self.AsString().size());
-  const Window window = ClipTo(self, parameters);
   const std::string& needle = parameters.String(0);
+  evaluator.budget().Search(self.AsString().size(), needle.size());
+  const Window window = ClipTo(self, parameters);
   const size_t found = window.empty_range ? std::string_view::npos
                        : kFromRight       ? window.text.rfind(needle)
                                           : window.text.find(needle);
@@ -211,10 +224,10 @@ Value Find(Evaluator& evaluator, const Value& self, Arguments& arguments) {
 
 Value Count(Evaluator& evaluator, const Value& self, Arguments& arguments) {
   const Parameters parameters("count", {"sub", "start", "end"}, arguments, 1);
-  evaluator.budget().Scan(self.AsString().size());
+  const std::string& needle = parameters.String(0);
+  evaluator.budget().Search(self.AsString().size(), needle.size());
   const Window window = ClipTo(self, parameters);
   if (window.empty_range) return Value::Int(0);
-  const std::string& needle = parameters.String(0);
   if (needle.empty()) return Value::Int(static_cast<Integer>(CountCodePoints(window.text) + 1));
   Integer count = 0;
   for (size_t at = window.text.find(needle); at != std::string_view::npos;
@@ -228,12 +241,14 @@ template <bool kAtEnd>
 Value StartsOrEndsWith(Evaluator& evaluator, const Value& self, Arguments& arguments) {
   constexpr std::string_view kName = kAtEnd ? "endswith" : "startswith";
   const Parameters parameters(kName, {"prefix", "start", "end"}, arguments, 1);
+  evaluator.budget().Scan(self.AsString().size());
   const Window window = ClipTo(self, parameters);
   auto matches = [&](const Value& affix) {
     if (!affix.IsString()) {
       Fail("{} first arg must be str or a tuple of str, not {}", kName, TypeName(affix));
     }
     evaluator.budget().Step();
+    evaluator.budget().Scan(affix.AsString().size());
     if (window.empty_range) return false;
     return kAtEnd ? window.text.ends_with(affix.AsString()) : window.text.starts_with(affix.AsString());
   };
@@ -412,6 +427,7 @@ std::string_view Strip(std::string_view text, const std::optional<std::string>& 
 std::string Replace(std::string_view text, std::string_view old, std::string_view replacement, int64_t count,
                     Budget& budget) {
   budget.Allocate(text.size());
+  budget.Search(text.size(), old.size());
   std::string result;
   int64_t done = 0;
   size_t position = 0;
@@ -441,14 +457,16 @@ std::string Replace(std::string_view text, std::string_view old, std::string_vie
   return result.append(text.substr(position));
 }
 
-std::vector<std::string> SplitLines(std::string_view text, bool keep_ends) {
+std::vector<std::string> SplitLines(std::string_view text, bool keep_ends, Budget& budget) {
   std::vector<std::string> lines;
   size_t begin = 0;
+  budget.Scan(text.size());
   for (size_t position = 0; position < text.size();) {
     const size_t end = position;
     const char32_t c = NextCodePoint(text, &position);
     if (!IsLineBreak(c)) continue;
     if (c == '\r' && position < text.size() && text[position] == '\n') ++position;
+    ChargePiece(budget);
     lines.emplace_back(text.substr(begin, (keep_ends ? position : end) - begin));
     begin = position;
   }

@@ -20,7 +20,7 @@ std::string Replace(std::string_view text, std::string_view old, std::string_vie
                     Budget& budget);
 
 // str.splitlines(keepends).
-std::vector<std::string> SplitLines(std::string_view text, bool keep_ends);
+std::vector<std::string> SplitLines(std::string_view text, bool keep_ends, Budget& budget);
 
 // str.center, ljust, rjust: `text` of `length` code points with `fill` around it.
 enum class Justify : uint8_t { kLeft, kRight, kCenter };

@@ -31,24 +31,43 @@ void AppendDictRepr(std::string* out, const DictObject& dict, Budget& budget) {
   *out += '}';
 }
 
+// While it lives the namespace is being printed.
+class PrintingGuard {
+ public:
+  PrintingGuard(NamespaceObject* object, Budget& budget) : object_(object), budget_(budget) {
+    for (const auto& [name, attribute] : object->attributes) levels_ = std::max(levels_, attribute.depth() + 1);
+    budget_.Nest(levels_);
+    object_->printing = true;
+  }
+  ~PrintingGuard() {
+    object_->printing = false;
+    budget_.Unnest(levels_);
+  }
+  PrintingGuard(const PrintingGuard&) = delete;
+  PrintingGuard& operator=(const PrintingGuard&) = delete;
+
+ private:
+  NamespaceObject* object_;
+  Budget& budget_;
+  int levels_ = 1;
+};
+
 void AppendNamespaceRepr(std::string* out, const Value& value, Budget& budget) {
-  // A namespace may hold itself; Python prints the inner one as dots.
-  budget.Step(16);
-  if (out->size() > budget.limits().max_output_bytes) FailLimit("a namespace holds itself and cannot be printed");
+  const auto object = value.Shared<NamespaceObject>();
+  if (object->printing) {  // it holds itself
+    *out += "<Namespace {...}>";
+    return;
+  }
+  const PrintingGuard guard(object.get(), budget);
   *out += "<Namespace {";
   bool first = true;
-  for (const auto& [name, attribute] : value.As<NamespaceObject>().attributes) {
+  for (const auto& [name, attribute] : object->attributes) {
     if (!first) *out += ", ";
     first = false;
+    budget.Allocate(name.size());
     AppendStringRepr(out, name);
     *out += ": ";
-    if (attribute.object() == value.object()) {
-      *out += "<Namespace {...}>";
-    } else if (attribute.Is(Kind::kNamespace)) {
-      FailUnimplemented("printing a namespace within a namespace");
-    } else {
-      AppendRepr(out, attribute, budget);
-    }
+    AppendRepr(out, attribute, budget);
   }
   *out += "}>";
 }
@@ -167,7 +186,7 @@ class JsonWriter {
     *out_ += '[';
     ++level_;
     for (size_t i = 0; i < items.size(); ++i) {
-      if (i > 0) *out_ += style_.item_separator;
+      if (i > 0) Separate(style_.item_separator);
       BreakLine();
       Write(items[i]);
     }
@@ -185,11 +204,11 @@ class JsonWriter {
     ++level_;
     bool first = true;
     for (const auto* entry : Ordered(dict)) {
-      if (!first) *out_ += style_.item_separator;
+      if (!first) Separate(style_.item_separator);
       first = false;
       BreakLine();
       WriteKey(entry->first);
-      *out_ += style_.key_separator;
+      Separate(style_.key_separator);
       Write(entry->second);
     }
     --level_;
@@ -225,6 +244,11 @@ class JsonWriter {
       default:
         Fail("keys must be str, int, float, bool or None, not {}", TypeName(key));
     }
+  }
+
+  void Separate(const std::string& separator) {
+    budget_.Allocate(separator.size());
+    *out_ += separator;
   }
 
   void BreakLine() {

@@ -41,6 +41,7 @@ Value Trim(Evaluator& evaluator, const Value& input, Arguments& arguments) {
 Value Title(Evaluator& evaluator, const Value& input, Arguments& arguments) {
   const Parameters none("title", {}, arguments);
   const Value text = SoftString(input, evaluator);
+  evaluator.budget().Step(text.AsString().size() / 8);
   auto separates = [](char32_t c) { return IsSpace(c) || c == '-' || c == '(' || c == '{' || c == '[' || c == '<'; };
   std::string result;
   const std::string& source = text.AsString();
@@ -104,7 +105,7 @@ Value Indent(Evaluator& evaluator, const Value& input, Arguments& arguments) {
   const bool blank = parameters.Truth(2, false);
   std::string result;
   bool first_line = true;
-  for (const std::string& line : SplitLines(input.AsString() + "\n", false)) {
+  for (const std::string& line : SplitLines(input.AsString() + "\n", false, budget)) {
     const bool indented = first_line ? parameters.Truth(1, false) : blank || !line.empty();
     if (!first_line) result += '\n';
     if (indented) {
@@ -147,6 +148,7 @@ Value Truncate(Evaluator& evaluator, const Value& input, Arguments& arguments) {
 Value WordCount(Evaluator& evaluator, const Value& input, Arguments& arguments) {
   const Parameters none("wordcount", {}, arguments);
   const Value text = SoftString(input, evaluator);
+  evaluator.budget().Step(text.AsString().size() / 8);
   Integer words = 0;
   bool inside = false;
   for (size_t position = 0; position < text.AsString().size();) {
@@ -308,7 +310,8 @@ std::optional<Integer> Truncated(double value) {
   return static_cast<Integer>(value);
 }
 
-Value Int(Evaluator&, const Value& input, Arguments& arguments) {
+Value Int(Evaluator& evaluator, const Value& input, Arguments& arguments) {
+  if (input.IsString()) evaluator.budget().Step(input.AsString().size());
   const Parameters parameters("int", {"default", "base"}, arguments);
   const Value fallback = parameters.Get(0, Value::Int(0));
   if (input.IsUndefined()) Fail("{}", input.undefined_message());
@@ -327,7 +330,8 @@ Value Int(Evaluator&, const Value& input, Arguments& arguments) {
   return number.has_value() ? Value::Int(*number) : fallback;
 }
 
-Value Float(Evaluator&, const Value& input, Arguments& arguments) {
+Value Float(Evaluator& evaluator, const Value& input, Arguments& arguments) {
+  if (input.IsString()) evaluator.budget().Step(input.AsString().size());
   const Parameters parameters("float", {"default"}, arguments);
   if (input.IsUndefined()) Fail("{}", input.undefined_message());
   if (input.IsNumber()) return Value::Float(input.AsDouble());
@@ -363,9 +367,12 @@ Integer RoundInteger(Integer value, int64_t precision) {
   for (int64_t i = 0; i < -precision; ++i) scale *= 10;
   Integer rest = value % scale;
   if (rest < 0) rest += scale;
-  const Integer low = value - rest;
-  const bool up = rest * 2 > scale || (rest * 2 == scale && (low / scale) % 2 != 0);
-  return up ? low + scale : low;
+  Integer rounded = 0;
+  bool overflow = __builtin_sub_overflow(value, rest, &rounded);
+  const bool up = rest * 2 > scale || (rest * 2 == scale && (rounded / scale) % 2 != 0);
+  if (up) overflow |= __builtin_add_overflow(rounded, scale, &rounded);
+  if (overflow) Fail("integer overflow: whole numbers beyond 128 bits are not supported");
+  return rounded;
 }
 
 Value Round(Evaluator&, const Value& input, Arguments& arguments) {

@@ -173,6 +173,7 @@ struct IteratorObject : Object {
 
 struct NamespaceObject : Object {
   std::vector<std::pair<std::string, Value>> attributes;
+  bool printing = false;  // its repr is being made
   Value* Find(std::string_view name);
 };
 
