@@ -2,6 +2,8 @@
 
 #include <filesystem>
 
+#include "base/logging.h"
+
 namespace moed {
 
 void ServerConfig::AddModelOptions(OptionTable* table) {
@@ -47,7 +49,7 @@ void ServerConfig::AddServingOptions(OptionTable* table) {
              "Tokens that a reader may leave unread before its sequence is held back");
   table->Add("slow_reader_timeout", &serving.slow_reader_timeout,
              "How long a sequence is held back before its request is cut off");
-  table->Add("log_requests", &serving.log_requests, "One line in the log for each request");
+  table->Add("log_requests", &serving.log_requests, "One line in the log for each request, refused ones too");
 }
 
 void ServerConfig::AddServerOptions(OptionTable* table) {
@@ -65,6 +67,9 @@ absl::Status ServerConfig::Resolve() {
   if (engine.model_dir.empty()) {
     return InvalidArgument("no model is named; give --model DIR, or model: in the configuration");
   }
+  if (drain_timeout < absl::ZeroDuration()) {
+    return InvalidArgument("drain_timeout is {}; it must be 0s or more", absl::FormatDuration(drain_timeout));
+  }
   if (tokenizer_dir.empty()) tokenizer_dir = engine.model_dir;
   if (engine.served_model_name.empty()) {
     std::filesystem::path dir = std::filesystem::path(engine.model_dir).lexically_normal();
@@ -74,8 +79,14 @@ absl::Status ServerConfig::Resolve() {
   engine.max_num_seqs = serving.scheduler.max_num_seqs;
   engine.max_num_batched_tokens = serving.scheduler.max_num_batched_tokens;
   serving.scheduler.seed = seed;
+  server.log_requests = serving.log_requests;
   engine.dummy_seed = seed.value_or(engine.dummy_seed);
   return absl::OkStatus();
+}
+
+absl::Status ServerConfig::StartLogging() const {
+  if (InitLogging(log_level)) return absl::OkStatus();
+  return InvalidArgument("log_level is \"{}\"; known are trace, debug, info, warning, error, off", log_level);
 }
 
 }  // namespace moed

@@ -36,8 +36,11 @@ struct ServerConfig {
   void AddServerOptions(OptionTable* table);
 
   // Carries what stands in one option to every part that needs it, and fills the model's name. INVALID_ARGUMENT when no
-  // model is named.
+  // model is named, or drain_timeout is negative.
   absl::Status Resolve();
+
+  // Begins to log at log_level. INVALID_ARGUMENT for a level that is none.
+  absl::Status StartLogging() const;
 };
 
 }  // namespace moed

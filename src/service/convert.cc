@@ -1,6 +1,7 @@
 #include "service/convert.h"
 
 #include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -14,22 +15,46 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kMaxJsonDepth = 64;
+// Of one object. An ordered_json compares a new key with all that are there, so large objects take quadratic time.
+constexpr int kMaxJsonKeys = 1024;
+// Of one conversation. A value takes many times its text in memory.
+constexpr int kMaxJsonValues = 1 << 18;
 
-// A JSON object in a text field of the API.
-absl::StatusOr<Json> ParseObject(const std::string& field, const std::string& text) {
-  bool too_deep = false;
-  const auto limit_depth = [&](int depth, Json::parse_event_t, Json&) {
-    if (depth > kMaxJsonDepth) too_deep = true;
-    return !too_deep;
-  };
-  Json object = Json::parse(text, limit_depth, /*allow_exceptions=*/false);
-  if (too_deep) return InvalidArgument("{} is nested more than {} deep", field, kMaxJsonDepth);
-  if (object.is_discarded()) return InvalidArgument("{} is not JSON; it must be a JSON object", field);
-  if (!object.is_object()) return InvalidArgument("{} is a JSON {}; it must be an object", field, object.type_name());
-  return object;
-}
+// The JSON in text fields of one conversation.
+class JsonReader {
+ public:
+  absl::StatusOr<Json> ParseObject(const std::string& field, const std::string& text) {
+    absl::Status limit;
+    std::array<int, kMaxJsonDepth + 2> keys = {};  // of the open object at each depth
+    const auto check = [&](int depth, Json::parse_event_t event, Json&) {
+      if (limit.ok()) limit = Count(field, depth, event, keys.data());
+      return limit.ok();
+    };
+    Json object = Json::parse(text, check, /*allow_exceptions=*/false);
+    MOED_RETURN_IF_ERROR(limit);
+    if (object.is_discarded()) return InvalidArgument("{} is not JSON; it must be a JSON object", field);
+    if (!object.is_object()) return InvalidArgument("{} is a JSON {}; it must be an object", field, object.type_name());
+    return object;
+  }
 
-absl::StatusOr<Json> ToJson(const v1::ChatMessage& message, int index) {
+ private:
+  absl::Status Count(const std::string& field, int depth, Json::parse_event_t event, int* keys) {
+    using Event = Json::parse_event_t;
+    if (depth > kMaxJsonDepth) return InvalidArgument("{} is nested more than {} deep", field, kMaxJsonDepth);
+    if (event == Event::object_end || event == Event::array_end) return absl::OkStatus();
+    if (event == Event::object_start) keys[depth + 1] = 0;
+    if (event == Event::key) {
+      if (++keys[depth] <= kMaxJsonKeys) return absl::OkStatus();
+      return InvalidArgument("{} has an object of more than {} keys", field, kMaxJsonKeys);
+    }
+    if (++values_ <= kMaxJsonValues) return absl::OkStatus();
+    return InvalidArgument("{} makes it more than {} JSON values in one conversation", field, kMaxJsonValues);
+  }
+
+  int values_ = 0;
+};
+
+absl::StatusOr<Json> ToJson(const v1::ChatMessage& message, int index, JsonReader* reader) {
   if (message.role().empty()) {
     return InvalidArgument("messages[{}].role is empty; it must be system, user, assistant or tool", index);
   }
@@ -41,8 +66,8 @@ absl::StatusOr<Json> ToJson(const v1::ChatMessage& message, int index) {
     const v1::ToolCall& call = message.tool_calls(i);
     Json arguments = Json::object();
     if (!call.arguments().empty()) {
-      MOED_ASSIGN_OR_RETURN(
-          arguments, ParseObject(fmt::format("messages[{}].tool_calls[{}].arguments", index, i), call.arguments()));
+      const std::string field = fmt::format("messages[{}].tool_calls[{}].arguments", index, i);
+      MOED_ASSIGN_OR_RETURN(arguments, reader->ParseObject(field, call.arguments()));
     }
     json["tool_calls"].push_back({{"id", call.id()},
                                   {"type", "function"},
@@ -84,18 +109,19 @@ SamplingParams ToSamplingParams(const v1::SamplingParams& message) {
 
 absl::StatusOr<Json> ToTemplateInput(const v1::Conversation& conversation) {
   if (conversation.messages().empty()) return InvalidArgument("the conversation has no messages");
+  JsonReader reader;
   // Options of the template first: they do not replace what the API has fields for.
   Json input = Json::object();
   if (!conversation.template_kwargs().empty()) {
-    MOED_ASSIGN_OR_RETURN(input, ParseObject("template_kwargs", conversation.template_kwargs()));
+    MOED_ASSIGN_OR_RETURN(input, reader.ParseObject("template_kwargs", conversation.template_kwargs()));
   }
   input["messages"] = Json::array();
   for (int i = 0; i < conversation.messages_size(); ++i) {
-    MOED_ASSIGN_OR_RETURN(Json message, ToJson(conversation.messages(i), i));
+    MOED_ASSIGN_OR_RETURN(Json message, ToJson(conversation.messages(i), i, &reader));
     input["messages"].push_back(std::move(message));
   }
   for (int i = 0; i < conversation.tools_size(); ++i) {
-    MOED_ASSIGN_OR_RETURN(Json tool, ParseObject(fmt::format("tools[{}]", i), conversation.tools(i)));
+    MOED_ASSIGN_OR_RETURN(Json tool, reader.ParseObject(fmt::format("tools[{}]", i), conversation.tools(i)));
     if (i == 0) input["tools"] = Json::array();
     input["tools"].push_back(std::move(tool));
   }

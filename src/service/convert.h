@@ -18,7 +18,8 @@ class Tokenizer;
 SamplingParams ToSamplingParams(const v1::SamplingParams& message);
 
 // The input of a chat template. INVALID_ARGUMENT that names the message for an empty conversation and for JSON that is
-// malformed, no object, or nested more than 64 deep.
+// malformed, no object, nested more than 64 deep, or larger than any tool is: more than 1024 keys in an object, or 2^18
+// values in the conversation.
 absl::StatusOr<nlohmann::ordered_json> ToTemplateInput(const v1::Conversation& conversation);
 
 v1::FinishReason ToProto(FinishReason reason);

@@ -13,6 +13,7 @@
 #include "service/authenticator.h"
 #include "service/reactors.h"
 #include "serving/model_registry.h"
+#include "serving/request_log.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
 
@@ -62,7 +63,10 @@ absl::StatusOr<std::string> RenderConversation(const ServedModel& model, const v
                          model.name());
   }
   MOED_ASSIGN_OR_RETURN(const nlohmann::ordered_json input, ToTemplateInput(conversation));
-  return model.chat_template()->Render(input);
+  absl::StatusOr<std::string> text = model.chat_template()->Render(input);
+  // The template's limits are always the same: a client shall not come back later with the same conversation.
+  if (absl::IsResourceExhausted(text.status())) return InvalidArgument("{}", Message(text.status()));
+  return text;
 }
 
 absl::StatusOr<std::vector<int32_t>> PromptOf(const ServedModel& model, const v1::GenerateRequest& request) {
@@ -103,23 +107,23 @@ class FailedStream final : public grpc::ServerWriteReactor<ByteBuffer> {
 
 class InferenceServiceImpl final : public RawService {
  public:
-  InferenceServiceImpl(const ModelRegistry& models, const Authenticator& authenticator)
-      : models_(models), authenticator_(authenticator) {}
+  InferenceServiceImpl(const ModelRegistry& models, const Authenticator& authenticator, bool log_refusals)
+      : models_(models), authenticator_(authenticator), log_refusals_(log_refusals) {}
 
   grpc::ServerUnaryReactor* Generate(CallbackServerContext* context, const ByteBuffer* bytes,
                                      ByteBuffer* response) override {
-    return Collect<v1::GenerateRequest, v1::GenerateResponse>(context, *bytes, response);
+    return Collect<v1::GenerateRequest, v1::GenerateResponse>("Generate", context, *bytes, response);
   }
   grpc::ServerUnaryReactor* Chat(CallbackServerContext* context, const ByteBuffer* bytes,
                                  ByteBuffer* response) override {
-    return Collect<v1::ChatRequest, v1::ChatResponse>(context, *bytes, response);
+    return Collect<v1::ChatRequest, v1::ChatResponse>("Chat", context, *bytes, response);
   }
   grpc::ServerWriteReactor<ByteBuffer>* GenerateStream(CallbackServerContext* context,
                                                        const ByteBuffer* bytes) override {
-    return Stream<v1::GenerateRequest, v1::GenerateStreamResponse>(context, *bytes);
+    return Stream<v1::GenerateRequest, v1::GenerateStreamResponse>("GenerateStream", context, *bytes);
   }
   grpc::ServerWriteReactor<ByteBuffer>* ChatStream(CallbackServerContext* context, const ByteBuffer* bytes) override {
-    return Stream<v1::ChatRequest, v1::ChatStreamResponse>(context, *bytes);
+    return Stream<v1::ChatRequest, v1::ChatStreamResponse>("ChatStream", context, *bytes);
   }
 
   grpc::ServerUnaryReactor* Tokenize(CallbackServerContext* context, const ByteBuffer* bytes,
@@ -138,9 +142,22 @@ class InferenceServiceImpl final : public RawService {
  private:
   // Hands a request to the serving loop.
   template <typename Request>
-  absl::StatusOr<StartedRequest> Start(const CallbackServerContext& context, const ByteBuffer& bytes) const {
+  absl::StatusOr<StartedRequest> Start(std::string_view method, const CallbackServerContext& context,
+                                       const ByteBuffer& bytes) const {
+    const absl::StatusOr<std::string> tenant = Authenticate(authenticator_, context);
+    absl::StatusOr<StartedRequest> started =
+        tenant.ok() ? Submit<Request>(*tenant, context, bytes) : absl::StatusOr<StartedRequest>(tenant.status());
+    if (!started.ok() && log_refusals_) {
+      LogRefusal(method, tenant.ok() ? *tenant : "", context.peer(), started.status());
+    }
+    return started;
+  }
+
+  template <typename Request>
+  absl::StatusOr<StartedRequest> Submit(const std::string& tenant, const CallbackServerContext& context,
+                                        const ByteBuffer& bytes) const {
     GenerateRequest generate;
-    MOED_ASSIGN_OR_RETURN(generate.tenant, Authenticate(authenticator_, context));
+    generate.tenant = tenant;
     MOED_ASSIGN_OR_RETURN(const Request request, ParseRequest<Request>(bytes));
     MOED_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, models_.Find(request.model()));
     generate.params = ToSamplingParams(request.sampling());
@@ -153,8 +170,9 @@ class InferenceServiceImpl final : public RawService {
   }
 
   template <typename Request, typename Response>
-  grpc::ServerUnaryReactor* Collect(CallbackServerContext* context, const ByteBuffer& bytes, ByteBuffer* response) {
-    absl::StatusOr<StartedRequest> request = Start<Request>(*context, bytes);
+  grpc::ServerUnaryReactor* Collect(std::string_view method, CallbackServerContext* context, const ByteBuffer& bytes,
+                                    ByteBuffer* response) {
+    absl::StatusOr<StartedRequest> request = Start<Request>(method, *context, bytes);
     if (request.ok()) return new UnaryReactor<Response>(*std::move(request), response);
     grpc::ServerUnaryReactor* failed = context->DefaultReactor();
     failed->Finish(ToGrpcStatus(request.status()));
@@ -162,8 +180,9 @@ class InferenceServiceImpl final : public RawService {
   }
 
   template <typename Request, typename Response>
-  grpc::ServerWriteReactor<ByteBuffer>* Stream(CallbackServerContext* context, const ByteBuffer& bytes) {
-    absl::StatusOr<StartedRequest> request = Start<Request>(*context, bytes);
+  grpc::ServerWriteReactor<ByteBuffer>* Stream(std::string_view method, CallbackServerContext* context,
+                                               const ByteBuffer& bytes) {
+    absl::StatusOr<StartedRequest> request = Start<Request>(method, *context, bytes);
     if (request.ok()) return new StreamReactor<Response>(*std::move(request), context);
     return new FailedStream(request.status());
   }
@@ -234,12 +253,14 @@ class InferenceServiceImpl final : public RawService {
 
   const ModelRegistry& models_;
   const Authenticator& authenticator_;
+  const bool log_refusals_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> MakeInferenceService(const ModelRegistry& models, const Authenticator& authenticator) {
-  return std::make_unique<InferenceServiceImpl>(models, authenticator);
+std::unique_ptr<grpc::Service> MakeInferenceService(const ModelRegistry& models, const Authenticator& authenticator,
+                                                    bool log_refusals) {
+  return std::make_unique<InferenceServiceImpl>(models, authenticator, log_refusals);
 }
 
 }  // namespace moed

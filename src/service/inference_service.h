@@ -18,8 +18,10 @@ class ModelRegistry;
 inline constexpr std::string_view kInferenceServiceName = "moed.v1.InferenceService";
 
 // The methods are documented in proto/moed/v1/inference.proto. Tokenisation runs on gRPC's threads; everything else is
-// enqueued, so that no thread waits for a response. `models` and `authenticator` outlive the service.
-std::unique_ptr<grpc::Service> MakeInferenceService(const ModelRegistry& models, const Authenticator& authenticator);
+// enqueued, so that no thread waits for a response. With `log_refusals`, a line in the log for each request that never
+// reaches a serving loop, which logs the others. `models` and `authenticator` outlive the service.
+std::unique_ptr<grpc::Service> MakeInferenceService(const ModelRegistry& models, const Authenticator& authenticator,
+                                                    bool log_refusals);
 
 }  // namespace moed
 

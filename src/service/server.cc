@@ -99,7 +99,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   EnableHealthAndReflection();
   RaiseDescriptorLimit();
 
-  impl->inference = MakeInferenceService(models, authenticator);
+  impl->inference = MakeInferenceService(models, authenticator, options.log_requests);
   grpc::ServerBuilder builder;
   Configure(options, &builder);
   impl->acceptor = builder.experimental().AddExternalConnectionAcceptor(
@@ -108,7 +108,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   impl->server = builder.BuildAndStart();
   if (impl->server == nullptr) return Internal("gRPC did not start its server");
 
-  std::string address = fmt::format("{}:{}", options.host, impl->listener->port());
+  const bool bare_ipv6 = options.host.find(':') != std::string::npos && options.host.front() != '[';
+  std::string address =
+      fmt::format(fmt::runtime(bare_ipv6 ? "[{}]:{}" : "{}:{}"), options.host, impl->listener->port());
   auto server = std::unique_ptr<Server>(new Server(std::move(impl), std::move(address)));
   server->SetReady(false);
   server->impl_->listener->Start([acceptor = server->impl_->acceptor.get()](int connection) {

@@ -31,6 +31,9 @@ struct ServerOptions {
   // A connection that is silent is asked whether it still lives; without an answer its requests are cancelled.
   // (--keepalive-time)
   absl::Duration keepalive_time = absl::Seconds(30);
+  // A line in the log for each request that is refused before a serving loop has it, which logs the others; set with
+  // ServingOptions::log_requests. (--log-requests)
+  bool log_requests = true;
 };
 
 // Serves moed.v1.InferenceService, grpc.health.v1 and reflection. Health of "" tells that the process lives, that of

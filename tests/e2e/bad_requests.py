@@ -191,10 +191,10 @@ CHAT_ROWS = [
 
 # To a server whose model has TEMPLATE.
 TEMPLATE_ROWS = [
-    RequestRow("template: loops without end", template("loop"), StatusCode.RESOURCE_EXHAUSTED, "max_steps"),
-    RequestRow("template: text that doubles without end", template("grow"), StatusCode.RESOURCE_EXHAUSTED, "max_"),
-    RequestRow("template: output without end", template("output"), StatusCode.RESOURCE_EXHAUSTED, "max_"),
-    RequestRow("template: macro that calls itself", template("recurse"), StatusCode.RESOURCE_EXHAUSTED, "max_call_depth"),
+    RequestRow("template: loops without end", template("loop"), StatusCode.INVALID_ARGUMENT, "max_steps"),
+    RequestRow("template: text that doubles without end", template("grow"), StatusCode.INVALID_ARGUMENT, "max_"),
+    RequestRow("template: output without end", template("output"), StatusCode.INVALID_ARGUMENT, "max_"),
+    RequestRow("template: macro that calls itself", template("recurse"), StatusCode.INVALID_ARGUMENT, "max_call_depth"),
     RequestRow("template: text + number", template("type"), BAD, "chat template"),
     RequestRow("template: refuses an unknown role", chat(("wizard", "Hi")), BAD, "Conversation roles must alternate"),
     RequestRow("template: refuses two users in a row", chat(("user", "Hi"), ("user", "Hi!")), BAD,

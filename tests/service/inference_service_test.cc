@@ -202,6 +202,17 @@ TEST_F(InferenceServiceTest, BadConversationsGetInvalidArgument) {
   expect("tools[0] is not JSON", [](auto* c) { c->add_tools("{"); });
   expect("tools[0] is a JSON array", [](auto* c) { c->add_tools("[]"); });
   expect("nested", [](auto* c) { c->add_tools(std::string(1'000'000, '[')); });
+  std::string many_keys = "{\"a\": {";
+  for (int i = 0; i < 300'000; ++i) many_keys += fmt::format("{}\"{}\": 0", i > 0 ? "," : "", i);
+  many_keys += "}}";
+  expect("tools[0] has an object of more than 1024 keys", [&](auto* c) { c->add_tools(many_keys); });
+  std::string many_values = "{\"a\": [0";
+  for (int i = 0; i < 200'000; ++i) many_values += ",0";
+  many_values += "]}";
+  expect("tools[1] makes it more than 262144 JSON values", [&](auto* c) {
+    c->add_tools(many_values);
+    c->add_tools(many_values);
+  });
   expect("template_kwargs", [](auto* c) { c->set_template_kwargs("1"); });
   expect("tool_calls[0].arguments", [](auto* c) { c->mutable_messages(0)->add_tool_calls()->set_arguments("x"); });
 }
@@ -215,7 +226,10 @@ TEST_F(InferenceServiceTest, AnEndlessTemplateIsStopped) {
   request.mutable_conversation()->add_messages()->set_role("user");
   v1::ChatResponse response;
   grpc::ClientContext context;
-  EXPECT_EQ(stub_->Chat(&context, request, &response).error_code(), StatusCode::RESOURCE_EXHAUSTED);
+  const grpc::Status status = stub_->Chat(&context, request, &response);
+  EXPECT_EQ(status.error_code(), StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(), HasSubstr("max_steps"));
+  EXPECT_TRUE(status.error_details().empty()) << "no RetryInfo: it would fail again";
 }
 
 TEST_F(InferenceServiceTest, UnknownModelIsNotFound) {
@@ -359,6 +373,32 @@ TEST_F(InferenceServiceTest, APeerThatDoesNotReadIsCutOffAndSlowsNobody) {
   const grpc::Status status = reader->Finish();
   EXPECT_EQ(status.error_code(), StatusCode::RESOURCE_EXHAUSTED) << status.error_message();
   EXPECT_THAT(status.error_message(), HasSubstr("was not read"));
+}
+
+// The request ends long before its reader is held back, and yet what is left of the answer is not kept for good.
+TEST_F(InferenceServiceTest, APeerThatNeverReadsTheRestLosesTheCall) {
+  engine_options_.info.max_context = 8000;
+  engine_options_.info.cache_groups[0] = {.block_size = 64, .num_blocks = 300, .window = 0, .bytes_per_block = 64};
+  serving_options_.stream_capacity = 8000;
+  serving_options_.slow_reader_timeout = absl::Milliseconds(300);
+  Start();
+  v1::GenerateRequest request = TextRequest("x", 7000);
+  request.mutable_sampling()->set_logprobs(32);
+  grpc::ChannelArguments small_window;
+  small_window.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  small_window.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 65536);
+  auto stub = v1::InferenceService::NewStub(
+      grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), small_window));
+  grpc::ClientContext context;
+  auto reader = stub->GenerateStream(&context, request);
+  v1::GenerateStreamResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  ExpectNothingHeld();
+  EXPECT_EQ(model_->loop().stats().finished[FinishReason::kLength], 1);
+  absl::SleepFor(absl::Seconds(1));
+  while (reader->Read(&response)) continue;
+  EXPECT_FALSE(response.has_usage());
+  EXPECT_EQ(reader->Finish().error_code(), StatusCode::CANCELLED);
 }
 
 TEST_F(InferenceServiceTest, ManyClientsAtOnce) {

@@ -4,8 +4,11 @@
 #include <grpcpp/impl/codegen/client_unary_call.h>
 #include <grpcpp/support/sync_stream.h>
 #include <netinet/in.h>
+#include <spdlog/sinks/ostream_sink.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include <sstream>
 
 #include "tests/service/service_fixture.h"
 
@@ -112,6 +115,27 @@ TEST_F(ServerTest, AMessageThatIsTooLargeIsRefused) {
     EXPECT_EQ(status.error_code(), StatusCode::RESOURCE_EXHAUSTED) << status.error_message();
     EXPECT_TRUE(Generate(TextRequest("x", 1)).ok());
   }
+}
+
+TEST_F(ServerTest, RefusedRequestsAreLogged) {
+  std::ostringstream log;
+  const auto before = spdlog::default_logger();
+  spdlog::set_default_logger(
+      std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::ostream_sink_mt>(log)));
+  server_options_.log_requests = true;
+  Start();
+  v1::GenerateRequest request = TextRequest("x", 1);
+  request.set_model("none\nrequest id=1 forged " + std::string(10000, 'y'));
+  EXPECT_EQ(Generate(request).error_code(), StatusCode::NOT_FOUND);
+  grpc::ClientContext context;
+  v1::ChatStreamResponse response;
+  EXPECT_FALSE(stub_->ChatStream(&context, {})->Read(&response));
+  server_.reset();
+  spdlog::set_default_logger(before);
+  EXPECT_THAT(log.str(), HasSubstr("request refused method=Generate tenant=default peer=ipv4:127.0.0.1:"));
+  EXPECT_THAT(log.str(), HasSubstr("status=NOT_FOUND message=\"there is no model \\\"none\\nrequest id=1"));
+  EXPECT_THAT(log.str(), HasSubstr("request refused method=ChatStream "));
+  EXPECT_LT(log.str().size(), 2000u);
 }
 
 TEST_F(ServerTest, AnAddressInUseIsNamed) {

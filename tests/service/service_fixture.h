@@ -28,7 +28,7 @@ class ServiceTest : public ::testing::Test {
     engine_options_.next_token = [](std::span<const int32_t> context) {
       return static_cast<int32_t>('a' + context.size() % 26);
     };
-    serving_options_.log_requests = false;
+    serving_options_.log_requests = server_options_.log_requests = false;
     server_options_.port = 0;
   }
 
