@@ -6,7 +6,6 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "base/logging.h"
 #include "cli/commands.h"
 #include "cli/model_loader.h"
 #include "cli/sampling_flags.h"
@@ -51,7 +50,7 @@ absl::Status Generate(GenerateFlags* flags) {
   MOED_RETURN_IF_ERROR(flags->table.ApplyFlags());
   ServerConfig& config = flags->config;
   MOED_RETURN_IF_ERROR(config.Resolve());
-  if (!InitLogging(config.log_level)) return InvalidArgument("log_level is \"{}\"; try info", config.log_level);
+  MOED_RETURN_IF_ERROR(config.StartLogging());
   MOED_ASSIGN_OR_RETURN(const std::string prompt, ReadPrompt(*flags));
   MOED_ASSIGN_OR_RETURN(const auto model, LoadServedModel(config));
 
@@ -96,10 +95,10 @@ Command AddGenerateCommand(CLI::App* app) {
   flags->config.log_level = "warning";
   flags->config.serving.log_requests = false;
   flags->config.serving.scheduler.max_num_seqs = 1;
-  CLI::Option* prompt = command->add_option("--prompt", flags->prompt, "The text to continue")->type_name("TEXT");
-  CLI::Option* file =
-      command->add_option("--prompt-file", flags->prompt_file, "The same from a file")->type_name("FILE");
-  prompt->excludes(file);
+  CLI::Option_group* prompt = command->add_option_group("Prompt");
+  prompt->require_option(1);
+  prompt->add_option("--prompt", flags->prompt, "The text to continue")->type_name("TEXT");
+  prompt->add_option("--prompt-file", flags->prompt_file, "The same from a file")->type_name("FILE");
   command->add_flag("--json", flags->json, "Print one JSON object with text, token ids, usage and timings");
   flags->sampling.AddTo(command);
   flags->config.AddModelOptions(&flags->table);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/logging.h"
+#include "base/text.h"
 #include "checkpoint/checkpoint.h"
 #include "cli/commands.h"
 #include "cli/option_table.h"
@@ -31,11 +32,7 @@ std::string Count(int64_t parameters) {
   return fmt::format("{:.1f} K", static_cast<double>(parameters) / 1e3);
 }
 
-std::string Bytes(int64_t bytes) {
-  if (bytes >= int64_t{1} << 30) return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30));
-  if (bytes >= 1 << 20) return fmt::format("{:.2f} MiB", static_cast<double>(bytes) / (1 << 20));
-  return fmt::format("{:.1f} KiB", static_cast<double>(bytes) / (1 << 10));
-}
+std::string Bytes(int64_t bytes) { return HumanBytes(static_cast<uint64_t>(bytes)); }
 
 void Title(std::string_view title) { fmt::print("\n{}\n", title); }
 

@@ -5,7 +5,6 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "base/logging.h"
 #include "cli/commands.h"
 #include "cli/npy_writer.h"
 #include "cli/progress_bar.h"
@@ -57,7 +56,7 @@ absl::Status Logits(LogitsFlags* flags) {
       static_cast<int32_t>(std::clamp<int64_t>(first_rows.back(), 16, 4096));
   MOED_RETURN_IF_ERROR(flags->table.ApplyFlags());
   MOED_RETURN_IF_ERROR(config.Resolve());
-  if (!InitLogging(config.log_level)) return InvalidArgument("log_level is \"{}\"; try info", config.log_level);
+  MOED_RETURN_IF_ERROR(config.StartLogging());
 
   std::unique_ptr<MoeEngine> engine;
   {
@@ -82,7 +81,7 @@ Command AddLogitsCommand(CLI::App* app) {
   CLI::App* command = app->add_subcommand("logits", "The model's logits for every token of given prompts");
   command->footer(
       "FILE.json holds [[ids of a prompt], ...]; FILE.npy gets float32 [total tokens, vocabulary], prompt after "
-      "prompt.\n"
+      "prompt. Unless flags say otherwise, all prompts are one batch (up to 256 prompts and 4096 tokens).\n"
       "\n"
       "Example:\n"
       "  moed logits --model models/demo --dtype fp32 --ids prompts.json --out logits.npy");

@@ -5,30 +5,16 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <fstream>
-#include <numeric>
 #include <set>
 #include <sstream>
+
+#include "base/text.h"
 
 namespace moed {
 namespace {
 
 // A configuration is a page; what is larger is some other file.
 constexpr size_t kMaxYamlBytes = 1 << 20;
-
-// Levenshtein's.
-size_t EditDistance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = std::exchange(row[0], i);
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
-    }
-  }
-  return row[b.size()];
-}
 
 // A scalar as YAML writes it: quoted where it could be read as something else.
 std::string YamlScalar(const std::string& value) {
@@ -130,10 +116,9 @@ const OptionTable::Row* OptionTable::Find(std::string_view key) const {
 }
 
 std::string_view OptionTable::NearestKey(std::string_view key) const {
-  const auto nearest = std::min_element(rows_.begin(), rows_.end(), [key](const Row& a, const Row& b) {
-    return EditDistance(key, a.key) < EditDistance(key, b.key);
-  });
-  return nearest == rows_.end() ? std::string_view() : nearest->key;
+  std::vector<std::string_view> keys;
+  for (const Row& row : rows_) keys.push_back(row.key);
+  return NearestWord(key, keys);
 }
 
 }  // namespace moed

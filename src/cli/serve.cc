@@ -68,11 +68,7 @@ class StopRequest {
 absl::Status Configure(ServeFlags* flags) {
   if (!flags->config_file.empty()) MOED_RETURN_IF_ERROR(flags->table.ApplyYamlFile(flags->config_file));
   MOED_RETURN_IF_ERROR(flags->table.ApplyFlags());
-  if (!InitLogging(flags->config.log_level)) {
-    return InvalidArgument("log_level is \"{}\"; known are trace, debug, info, warning, error, off",
-                           flags->config.log_level);
-  }
-  return absl::OkStatus();
+  return flags->config.StartLogging();
 }
 
 absl::Status Serve(ServeFlags* flags) {

@@ -120,6 +120,10 @@ class LocalTest(unittest.TestCase):
     def test_errors_are_told_and_end_with_1(self):
         self.assertIn("no model is named", run("serve", code=1).stderr)
         self.assertIn("/no/such", run("generate", "--model", "/no/such", "--prompt", "x", code=1).stderr)
+        no_prompt = subprocess.run([MOED, "generate", "--model", MODEL], capture_output=True, text=True)
+        self.assertNotEqual(no_prompt.returncode, 0)
+        self.assertIn("--prompt", no_prompt.stderr)
+        self.assertIn("drain_timeout is -1s", run("serve", "--model", MODEL, "--drain-timeout=-1s", code=1).stderr)
         self.assertIn("/no/such.yaml", run("serve", "--config", "/no/such.yaml", code=1).stderr)
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as config:
             config.write("model: models/demo\nprot: 1\n")

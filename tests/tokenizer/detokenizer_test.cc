@@ -123,6 +123,15 @@ TEST(DetokenizerTest, OnlyTheFirstSpaceIsDropped) {
   EXPECT_EQ(other.Append(257), " hi");
 }
 
+// Prompt and output put together are the text of both.
+TEST(DetokenizerTest, AContinuationKeepsItsFirstSpace) {
+  const auto tokenizer = MakeFallbackTokenizer();
+  IncrementalDetokenizer detokenizer = IncrementalDetokenizer::Continuing(*tokenizer);
+  EXPECT_EQ(detokenizer.Append(257), " hi");
+  EXPECT_EQ(detokenizer.Append(257), " hi");
+  EXPECT_EQ(*tokenizer->Decode({259, 257, 257}), "x hi hi");
+}
+
 TEST(DetokenizerTest, SpecialTokensAndPaddingAddNothing) {
   const auto tokenizer = MakeTinyTokenizer();
   IncrementalDetokenizer skipping(*tokenizer), showing(*tokenizer, {.skip_special_tokens = false});
