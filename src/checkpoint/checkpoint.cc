@@ -8,28 +8,41 @@
 #include "checkpoint/safetensors_checkpoint.h"
 
 namespace moed {
-absl::Status CheckModelFolder(const std::string& dir) {
+bool IsGgufPath(std::string_view path) { return path.ends_with(".gguf"); }
+
+absl::Status CheckModelPath(const std::string& path) {
   std::error_code error;
-  const std::filesystem::file_status status = std::filesystem::status(dir, error);
-  if (status.type() == std::filesystem::file_type::not_found) return NotFound("{}: there is no such folder", dir);
-  if (error) return InvalidArgument("{}: cannot be opened: {}", dir, error.message());
-  if (std::filesystem::is_directory(status)) return absl::OkStatus();
-  if (dir.ends_with(".gguf")) return Unimplemented("{}: GGUF files are not supported yet", dir);
-  return InvalidArgument("{}: is not a folder; a model is a folder with config.json and *.safetensors", dir);
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  const bool gguf = IsGgufPath(path);
+  if (status.type() == std::filesystem::file_type::not_found) {
+    return NotFound("{}: there is no such {}", path, gguf ? "file" : "folder");
+  }
+  if (error) return InvalidArgument("{}: cannot be opened: {}", path, error.message());
+  if (std::filesystem::is_directory(status) || (gguf && std::filesystem::is_regular_file(status))) {
+    return absl::OkStatus();
+  }
+  return InvalidArgument("{}: is not a folder; a model is a folder with config.json and *.safetensors, or a .gguf file",
+                         path);
 }
 
 absl::StatusOr<LoadFormat> ParseLoadFormat(std::string_view name) {
   if (name == "auto") return LoadFormat::kAuto;
   if (name == "safetensors") return LoadFormat::kSafetensors;
+  if (name == "gguf") return LoadFormat::kGguf;
   if (name == "dummy") return LoadFormat::kDummy;
-  return InvalidArgument("load_format is {}; it must be auto, safetensors or dummy", Quoted(name));
+  return InvalidArgument("load_format is {}; it must be auto, safetensors, gguf or dummy", Quoted(name));
 }
 
 Checkpoint::Checkpoint(std::string dir, JsonFile config, JsonFile generation_config)
     : dir_(std::move(dir)), config_(std::move(config)), generation_config_(std::move(generation_config)) {}
 
+absl::StatusOr<WeightMatrix> Checkpoint::GetMatrix(std::string_view name, int64_t rows, int64_t columns) {
+  MOED_ASSIGN_OR_RETURN(const TensorView plain, Get(name, {rows, columns}));
+  return WeightMatrix(plain);
+}
+
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& dir, const LoadOptions& options) {
-  MOED_RETURN_IF_ERROR(CheckModelFolder(dir));
+  MOED_RETURN_IF_ERROR(CheckModelPath(dir));
   absl::StatusOr<JsonFile> config = JsonFile::Read(dir + "/config.json");
   if (absl::IsNotFound(config.status())) {
     return NotFound("{}: there is no config.json; a model is a folder with config.json and *.safetensors", dir);

@@ -11,6 +11,7 @@
 
 #include "base/status.h"
 #include "checkpoint/json_file.h"
+#include "checkpoint/weight_matrix.h"
 #include "tensor/tensor_view.h"
 
 namespace moed {
@@ -19,13 +20,17 @@ namespace moed {
 enum class LoadFormat : uint8_t {
   kAuto,         // "auto": whatever the folder holds
   kSafetensors,  // "safetensors": model.safetensors, or the shards of model.safetensors.index.json
+  kGguf,         // "gguf": the model is a .gguf file (model/open_model.h)
   kDummy,        // "dummy": random weights of the right shapes; the folder needs a config.json only
 };
 // INVALID_ARGUMENT for an unknown word, with the known ones.
 absl::StatusOr<LoadFormat> ParseLoadFormat(std::string_view name);
 
-// NOT_FOUND when there is no such folder; INVALID_ARGUMENT when it is something else, such as a file of weights.
-absl::Status CheckModelFolder(const std::string& dir);
+// Whether `path` is named like a GGUF file, which is a whole model by itself.
+bool IsGgufPath(std::string_view path);
+// NOT_FOUND when there is no such folder or GGUF file; INVALID_ARGUMENT when it is something else, such as another file
+// of weights.
+absl::Status CheckModelPath(const std::string& path);
 
 struct LoadOptions {
   LoadFormat load_format = LoadFormat::kAuto;
@@ -50,9 +55,10 @@ struct TensorInfo {
 // which keeps peak memory at the packed weights plus what is being packed. Thread-safe.
 class Checkpoint {
  public:
-  // Reads the configuration and the headers of all files, and checks them against each other; no weight is read yet.
-  // NOT_FOUND: no such folder, no config.json, no weights, a missing shard. INVALID_ARGUMENT: a malformed file, or an
-  // index and shards that disagree. Errors begin with the file's path.
+  // Opens a folder: reads the configuration and the headers of all files, and checks them against each other; no weight
+  // is read yet. OpenModel (model/open_model.h) takes GGUF files too. NOT_FOUND: no such folder, no config.json, no
+  // weights, a missing shard. INVALID_ARGUMENT: a malformed file, or an index and shards that disagree. Errors begin
+  // with the file's path.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& dir, const LoadOptions& options = {});
   virtual ~Checkpoint() = default;
 
@@ -68,7 +74,11 @@ class Checkpoint {
   // type that config.json names (bf16 where it names none).
   virtual absl::StatusOr<TensorView> Get(std::string_view name, std::initializer_list<int64_t> shape) = 0;
 
-  // Gives the tensor's memory back; views of it must not be used afterwards. Get may be called again.
+  // The matrix of weights `name`, [rows, columns], plain or quantised, as long-lived as Get's views. A quantised one is
+  // asked for by the name that it would have if it were plain ("….q_proj.weight"). Errors as Get's.
+  virtual absl::StatusOr<WeightMatrix> GetMatrix(std::string_view name, int64_t rows, int64_t columns);
+
+  // Gives the memory of a tensor or matrix back; views of it must not be used afterwards. Get may be called again.
   virtual void Release(std::string_view name) = 0;
 
   // Whether the files hold `name`: for tensors that only some checkpoints of a family have. Dummy weights answer false,

@@ -57,6 +57,7 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> SafetensorsCheckpoint::Open(const st
                                                                         JsonFile generation_config) {
   std::unique_ptr<SafetensorsCheckpoint> checkpoint(
       new SafetensorsCheckpoint(dir, std::move(config), std::move(generation_config)));
+  MOED_RETURN_IF_ERROR(checkpoint->CheckQuantization());
   const std::string single = fmt::format("{}/{}", dir, kSingleFile);
   const std::string index = fmt::format("{}/{}", dir, kIndexFile);
   if (Exists(single)) {
@@ -68,6 +69,15 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> SafetensorsCheckpoint::Open(const st
                     kIndexFile);
   }
   return checkpoint;
+}
+
+absl::Status SafetensorsCheckpoint::CheckQuantization() {
+  MOED_ASSIGN_OR_RETURN(quantization_, ReadQuantizationConfig(config()));
+  if (quantization_.has_value() && quantization_->quantized_activations) {
+    MOED_LOG_WARNING("{}: {}: the checkpoint was made for quantised activations; here they stay floats", dir(),
+                     quantization_->ToString());
+  }
+  return absl::OkStatus();
 }
 
 absl::Status SafetensorsCheckpoint::AddSingleFile(const std::string& path) {
@@ -143,9 +153,44 @@ absl::StatusOr<TensorView> SafetensorsCheckpoint::Get(std::string_view name, std
   return file->Get(name);
 }
 
-void SafetensorsCheckpoint::Release(std::string_view name) {
+absl::StatusOr<WeightMatrix> SafetensorsCheckpoint::GetMatrix(std::string_view name, int64_t rows, int64_t columns) {
+  if (quantization_.has_value()) {
+    // What the maker left as it was is plain.
+    const auto it = tensors_.find(name);
+    const bool plain =
+        it != tensors_.end() && it->second.entry->dtype.has_value() && *it->second.entry->dtype != DType::kI8;
+    if (!plain) {
+      auto matrix = OpenQuantizedMatrix(*quantization_, *this, name, rows, columns);
+      if (!matrix.ok()) return Annotate(matrix.status(), dir());
+      // Also those parts that say nothing new.
+      const std::lock_guard lock(mutex_);
+      for (const std::string& part : QuantizedTensorNames(name)) {
+        if (const auto used = tensors_.find(part); used != tensors_.end()) used_.insert(used->first);
+      }
+      return matrix;
+    }
+  }
+  return Checkpoint::GetMatrix(name, rows, columns);
+}
+
+absl::StatusOr<TensorView> SafetensorsCheckpoint::GetRaw(std::string_view name) {
   const auto it = tensors_.find(name);
-  if (it != tensors_.end()) it->second.file->Release(name);
+  if (it == tensors_.end()) return NotFound("there is no tensor {}", Quoted(name));
+  {
+    const std::lock_guard lock(mutex_);
+    used_.insert(it->first);
+  }
+  return it->second.file->GetRaw(name);
+}
+
+void SafetensorsCheckpoint::Release(std::string_view name) {
+  const auto release = [this](std::string_view one) {
+    const auto it = tensors_.find(one);
+    if (it != tensors_.end()) it->second.file->Release(one);
+  };
+  release(name);
+  if (!quantization_.has_value()) return;
+  for (const std::string& part : QuantizedTensorNames(name)) release(part);
 }
 
 std::vector<TensorInfo> SafetensorsCheckpoint::List() const {

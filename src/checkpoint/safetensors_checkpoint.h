@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -11,19 +12,23 @@
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/quantization_config.h"
+#include "checkpoint/quantized_matrix.h"
 #include "checkpoint/safetensors_file.h"
 
 namespace moed {
 
 // model.safetensors alone, or else the shards that model.safetensors.index.json lists:
 //   {"metadata": {…}, "weight_map": {"TENSOR": "model-00001-of-00002.safetensors", …}}
-class SafetensorsCheckpoint final : public Checkpoint {
+// Matrices may be quantised, as quantization_config of config.json says.
+class SafetensorsCheckpoint final : public Checkpoint, private TensorSource {
  public:
   // See Checkpoint::Open. The index is the list of tensors: one that a shard has beside it is left out, with a warning.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& dir, JsonFile config,
                                                           JsonFile generation_config);
 
   absl::StatusOr<TensorView> Get(std::string_view name, std::initializer_list<int64_t> shape) override;
+  absl::StatusOr<WeightMatrix> GetMatrix(std::string_view name, int64_t rows, int64_t columns) override;
   void Release(std::string_view name) override;
   bool Has(std::string_view name) const override { return tensors_.contains(name); }
   std::vector<TensorInfo> List() const override;
@@ -37,11 +42,14 @@ class SafetensorsCheckpoint final : public Checkpoint {
   };
 
   using Checkpoint::Checkpoint;
+  absl::StatusOr<TensorView> GetRaw(std::string_view name) override;
+  absl::Status CheckQuantization();
   absl::Status AddSingleFile(const std::string& path);
   absl::Status AddShards(const std::string& index_path);
   absl::Status AddShard(const std::string& shard, const std::unordered_map<std::string, std::string>& weight_map);
   void AddTensor(SafetensorsFile* file, const SafetensorsEntry* entry);
 
+  std::optional<QuantizationConfig> quantization_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::unordered_map<std::string_view, Location> tensors_;  // the names are the entries' own
   uint64_t total_bytes_ = 0;

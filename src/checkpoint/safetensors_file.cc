@@ -33,12 +33,23 @@ absl::StatusOr<TensorView> SafetensorsFile::Get(std::string_view name) {
     return Unimplemented("{}: tensor \"{}\" is of type {}, which is not supported yet", path(), name,
                          entry->dtype_name);
   }
+  return View(*entry, *entry->dtype);
+}
+
+absl::StatusOr<TensorView> SafetensorsFile::GetRaw(std::string_view name) {
+  const SafetensorsEntry* entry = Find(name);
+  if (entry == nullptr || entry->dtype.has_value() || !entry->dtype_name.starts_with("F8_")) return Get(name);
+  return View(*entry, DType::kU8);
+}
+
+absl::StatusOr<TensorView> SafetensorsFile::View(const SafetensorsEntry& described, DType dtype) {
+  const SafetensorsEntry* const entry = &described;
   if (entry->shape.size() > TensorView::kMaxRank) {
-    return Unimplemented("{}: tensor \"{}\" has {} dimensions; at most {} are supported", path(), name,
+    return Unimplemented("{}: tensor \"{}\" has {} dimensions; at most {} are supported", path(), entry->name,
                          entry->shape.size(), TensorView::kMaxRank);
   }
   TensorView view;
-  view.dtype = *entry->dtype;
+  view.dtype = dtype;
   view.rank = static_cast<int>(entry->shape.size());
   int64_t stride = 1;
   for (int i = view.rank - 1; i >= 0; --i) {

@@ -38,12 +38,16 @@ class SafetensorsFile {
   // NOT_FOUND, or UNIMPLEMENTED for a type that we do not take and for more than TensorView::kMaxRank dimensions.
   absl::StatusOr<TensorView> Get(std::string_view name);
 
+  // The same of any type of at most 8 bits an element as kU8, whose meaning the caller knows (F8_E4M3, F8_E8M0).
+  absl::StatusOr<TensorView> GetRaw(std::string_view name);
+
   // Says that the tensor has been packed and its memory can go. Views of it must not be used afterwards; Get gives a
   // new one. Unknown names are ignored.
   void Release(std::string_view name);
 
  private:
   SafetensorsFile(MappedFile file, SafetensorsHeader header);
+  absl::StatusOr<TensorView> View(const SafetensorsEntry& entry, DType dtype);
 
   MappedFile file_;
   SafetensorsHeader header_;

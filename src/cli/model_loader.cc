@@ -28,7 +28,7 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> LoadServedModel(const ServerC
   const absl::Time start = absl::Now();
   // What is quick to fail comes before what is slow to load.
   MOED_ASSIGN_OR_RETURN(auto policy, MakePolicy(config.scheduling_policy));
-  MOED_RETURN_IF_ERROR(CheckModelFolder(config.engine.model_dir));
+  MOED_RETURN_IF_ERROR(CheckModelPath(config.engine.model_dir));
   MOED_ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer, Tokenizer::Load(config.tokenizer_dir));
 
   std::unique_ptr<MoeEngine> engine;

@@ -114,6 +114,8 @@ std::string PrintOption(LoadFormat value) {
   switch (value) {
     case LoadFormat::kAuto:
       return "auto";
+    case LoadFormat::kGguf:
+      return "gguf";
     case LoadFormat::kSafetensors:
       return "safetensors";
     case LoadFormat::kDummy:

@@ -1,0 +1,137 @@
+#include "checkpoint/quantization_config.h"
+
+#include <string_view>
+#include <vector>
+
+#include "checkpoint/config_reader.h"
+#include "checkpoint/message_text.h"
+
+namespace moed {
+namespace {
+
+using Method = QuantizationConfig::Method;
+
+constexpr IntRange kGroupSize = {1, 1 << 20};
+
+// -1, null or no value at all: one group an output.
+int64_t ReadGroupSize(const ConfigReader& config) {
+  if (config.IntOr("group_size", -1) == -1) return 0;
+  return config.Int("group_size", kGroupSize);
+}
+
+void ReadFp8(const ConfigReader& config) {
+  const std::string format = config.StringOr("fmt", "e4m3");
+  if (format != "e4m3") config.Fail(Unimplemented("quantization_config.fmt is {}; e4m3 is supported", Quoted(format)));
+}
+
+void ReadAwq(const ConfigReader& config, QuantizationConfig* result) {
+  result->bits = static_cast<int>(config.IntOr("bits", 4));
+  result->group_size = ReadGroupSize(config);
+  const std::string version = config.StringOr("version", "gemm");
+  if (version != "gemm" && version != "GEMM") {
+    config.Fail(Unimplemented("quantization_config.version is {}; AWQ's layout gemm is supported", Quoted(version)));
+  }
+  if (result->bits != 4) {
+    config.Fail(Unimplemented("quantization_config.bits is {}; AWQ with 4 bits is supported", result->bits));
+  }
+}
+
+void ReadGptq(const ConfigReader& config, QuantizationConfig* result) {
+  result->bits = static_cast<int>(config.Int("bits"));
+  result->group_size = ReadGroupSize(config);
+  const std::string format = config.StringOr("checkpoint_format", "gptq");
+  if (format != "gptq" && format != "gptq_v2") {
+    config.Fail(
+        Unimplemented("quantization_config.checkpoint_format is {}; gptq and gptq_v2 are supported", Quoted(format)));
+  }
+  result->zeros_less_one = format == "gptq";
+  if (result->bits != 4 && result->bits != 8) {
+    config.Fail(Unimplemented("quantization_config.bits is {}; GPTQ with 4 and 8 bits is supported", result->bits));
+  }
+}
+
+void ReadCompressedGroup(const ConfigReader& group, QuantizationConfig* result) {
+  result->quantized_activations = result->quantized_activations || group.Has("input_activations");
+  const std::optional<ConfigReader> weights = group.Object("weights");
+  if (!weights.has_value()) return;
+  const std::string type = weights->StringOr("type", "int");
+  result->bits = static_cast<int>(weights->Int("num_bits"));
+  const bool known = type == "int" ? result->bits == 4 || result->bits == 8 : type == "float" && result->bits == 8;
+  if (!known) {
+    group.Fail(
+        Unimplemented("quantization_config: weights of type {} with {} bits; int with 4 and 8 bits and float with "
+                      "8 are supported",
+                      Quoted(type), result->bits));
+  }
+}
+
+void ReadCompressedTensors(const ConfigReader& config, QuantizationConfig* result) {
+  const std::string format = config.StringOr("format", "");
+  constexpr std::string_view kFormats[] = {"int-quantized", "pack-quantized", "float-quantized", "naive-quantized"};
+  bool known = false;
+  for (const std::string_view one : kFormats) known = known || format == one;
+  if (!known) {
+    config.Fail(
+        Unimplemented("quantization_config.format is {}; {} are supported", Quoted(format), fmt::join(kFormats, ", ")));
+    return;
+  }
+  const std::optional<ConfigReader> groups = config.Object("config_groups");
+  if (!groups.has_value()) return;
+  for (const std::string& name : groups->Keys()) {
+    if (const std::optional<ConfigReader> group = groups->Object(name)) ReadCompressedGroup(*group, result);
+  }
+}
+
+}  // namespace
+
+std::string QuantizationConfig::ToString() const {
+  switch (method) {
+    case Method::kFp8:
+      return "FP8 (E4M3) with block scales";
+    case Method::kCompressedTensors:
+      return fmt::format("compressed-tensors with {} bits", bits);
+    case Method::kAwq:
+      return fmt::format("AWQ int{}", bits);
+    case Method::kGptq:
+      return fmt::format("GPTQ int{}", bits);
+    case Method::kMxfp4:
+      return "MXFP4";
+  }
+  return "";
+}
+
+absl::StatusOr<std::optional<QuantizationConfig>> ReadQuantizationConfig(const JsonFile& file) {
+  const ConfigReader root(file);
+  const std::optional<ConfigReader> config = root.Object("quantization_config");
+  MOED_RETURN_IF_ERROR(root.status());
+  if (!config.has_value()) return std::nullopt;
+  QuantizationConfig result;
+  const std::string method = config->String("quant_method");
+  MOED_RETURN_IF_ERROR(root.status());
+  if (method == "fp8") {
+    result.method = Method::kFp8;
+    result.quantized_activations = true;
+    ReadFp8(*config);
+  } else if (method == "compressed-tensors") {
+    result.method = Method::kCompressedTensors;
+    ReadCompressedTensors(*config, &result);
+  } else if (method == "awq") {
+    result.method = Method::kAwq;
+    ReadAwq(*config, &result);
+  } else if (method == "gptq") {
+    result.method = Method::kGptq;
+    ReadGptq(*config, &result);
+  } else if (method == "mxfp4") {
+    result.method = Method::kMxfp4;
+    result.bits = 4;
+  } else {
+    return Unimplemented(
+        "{}: quantization_config.quant_method is {}; fp8, compressed-tensors, awq, gptq and mxfp4 are "
+        "supported",
+        file.name(), Quoted(method));
+  }
+  MOED_RETURN_IF_ERROR(Annotate(root.status(), file.name()));
+  return std::optional<QuantizationConfig>(result);
+}
+
+}  // namespace moed
