@@ -55,7 +55,7 @@ absl::Status Generate(GenerateFlags* flags) {
   MOED_ASSIGN_OR_RETURN(const auto model, LoadServedModel(config));
 
   GenerateRequest request;
-  request.params = ToSamplingParams(flags->sampling.ToMessage());
+  request.params = ToSamplingParams(flags->sampling.ToMessage(), model->sampling_defaults());
   request.params.seed = config.seed;
   MOED_ASSIGN_OR_RETURN(request.prompt_ids, model->EncodePrompt(prompt, /*add_special_tokens=*/true));
   MOED_ASSIGN_OR_RETURN(const auto stream, model->loop().Submit(std::move(request)));

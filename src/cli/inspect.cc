@@ -11,6 +11,7 @@
 #include "cli/option_table.h"
 #include "model/family.h"
 #include "model/model_config.h"
+#include "model/weights.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
 
@@ -66,17 +67,18 @@ void PrintMemory(const ModelConfig& model, const ParameterCount& count, const In
   const DType kv_dtype = flags.kv_cache_dtype.value_or(dtype);
   const auto size = static_cast<int64_t>(DTypeSize(dtype));
   Title(fmt::format("Memory with weights in {}, KV cache in {}", DTypeName(dtype), DTypeName(kv_dtype)));
+  // Embedding and LM head are kept apart even where the checkpoint has one table for both (ModelWeights).
+  const int64_t embedding =
+      count.embedding + (model.tied_embeddings ? int64_t{model.vocab_size} * model.hidden_size : 0);
   const std::pair<std::string_view, int64_t> parts[] = {
-      {"experts", count.experts},     {"dense feed-forward", count.dense},
-      {"attention", count.attention}, {"embedding and LM head", count.embedding},
-      {"routers", count.router},      {"norms", count.norms}};
+      {"experts", count.experts},           {"dense feed-forward", count.dense}, {"attention", count.attention},
+      {"embedding and LM head", embedding}, {"routers", count.router},           {"norms", count.norms}};
   for (const auto& [name, parameters] : parts) {
     // Routers and norms are small and compute in fp32 always.
     const bool fp32 = name == "routers" || name == "norms";
     if (parameters > 0) Line(name, Bytes(parameters * (fp32 ? 4 : size)));
   }
-  const int64_t fp32_parameters = count.router + count.norms;
-  Line("weights together", Bytes((count.total - fp32_parameters) * size + fp32_parameters * 4));
+  Line("weights together", Bytes(static_cast<int64_t>(ModelWeights::PlannedBytes(model, dtype))));
   int64_t per_token = 0;
   for (const CacheSpec& spec : CacheSpecs(model, kv_dtype)) per_token += spec.bytes_per_position();
   Line("KV cache for one token", Bytes(per_token));

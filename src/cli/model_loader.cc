@@ -6,6 +6,7 @@
 
 #include "base/logging.h"
 #include "checkpoint/checkpoint.h"
+#include "cli/generation_config.h"
 #include "cli/progress_bar.h"
 #include "engine/moe_engine.h"
 #include "scheduler/policy.h"
@@ -29,6 +30,10 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> LoadServedModel(const ServerC
   // What is quick to fail comes before what is slow to load.
   MOED_ASSIGN_OR_RETURN(auto policy, MakePolicy(config.scheduling_policy));
   MOED_RETURN_IF_ERROR(CheckModelPath(config.engine.model_dir));
+  SamplingParams sampling;
+  if (config.generation_config == GenerationConfigSource::kModel) {
+    MOED_ASSIGN_OR_RETURN(sampling, ReadGenerationConfig(config.engine.model_dir));
+  }
   MOED_ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer, Tokenizer::Load(config.tokenizer_dir));
 
   std::unique_ptr<MoeEngine> engine;
@@ -51,7 +56,8 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> LoadServedModel(const ServerC
   MOED_ASSIGN_OR_RETURN(auto loop,
                         ServingLoop::Create(config.serving, std::move(engine), std::move(policy), tokenizer));
   return std::make_shared<const ServedModel>(config.engine.served_model_name, std::move(tokenizer),
-                                             LoadChatTemplateIfAny(config.tokenizer_dir), std::move(loop));
+                                             LoadChatTemplateIfAny(config.tokenizer_dir), std::move(loop),
+                                             std::move(sampling));
 }
 
 }  // namespace moed

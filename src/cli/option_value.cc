@@ -100,6 +100,12 @@ absl::Status ParseOption(std::string_view text, LoadFormat* field) {
   return absl::OkStatus();
 }
 
+absl::Status ParseOption(std::string_view text, GenerationConfigSource* field) {
+  if (text != "model" && text != "moed") return InvalidArgument("\"{}\" is neither model nor moed", text);
+  *field = text == "model" ? GenerationConfigSource::kModel : GenerationConfigSource::kMoed;
+  return absl::OkStatus();
+}
+
 std::string PrintOption(bool value) { return value ? "true" : "false"; }
 std::string PrintOption(int32_t value) { return std::to_string(value); }
 std::string PrintOption(int64_t value) { return std::to_string(value); }
@@ -109,6 +115,10 @@ std::string PrintOption(absl::Duration value) { return absl::FormatDuration(valu
 std::string PrintOption(const std::optional<uint64_t>& value) { return value ? std::to_string(*value) : "random"; }
 std::string PrintOption(const std::optional<DType>& value) { return value ? std::string(DTypeName(*value)) : "auto"; }
 std::string PrintOption(const std::optional<Isa>& value) { return value ? std::string(IsaName(*value)) : "auto"; }
+
+std::string PrintOption(GenerationConfigSource value) {
+  return value == GenerationConfigSource::kModel ? "model" : "moed";
+}
 
 std::string PrintOption(LoadFormat value) {
   switch (value) {

@@ -15,6 +15,7 @@
 #include "base/cpu_info.h"
 #include "base/status.h"
 #include "checkpoint/checkpoint.h"
+#include "cli/generation_config.h"
 #include "tensor/dtype.h"
 
 namespace moed {
@@ -29,6 +30,7 @@ absl::Status ParseOption(std::string_view text, std::optional<uint64_t>* field);
 absl::Status ParseOption(std::string_view text, std::optional<DType>* field);     // or "auto"
 absl::Status ParseOption(std::string_view text, std::optional<Isa>* field);       // or "auto"
 absl::Status ParseOption(std::string_view text, LoadFormat* field);
+absl::Status ParseOption(std::string_view text, GenerationConfigSource* field);
 
 std::string PrintOption(bool value);
 std::string PrintOption(int32_t value);
@@ -40,6 +42,7 @@ std::string PrintOption(const std::optional<uint64_t>& value);
 std::string PrintOption(const std::optional<DType>& value);
 std::string PrintOption(const std::optional<Isa>& value);
 std::string PrintOption(LoadFormat value);
+std::string PrintOption(GenerationConfigSource value);
 
 // For the help: "INT", "auto|fp32|bf16".
 inline std::string_view OptionTypeName(bool) { return "BOOL"; }
@@ -52,6 +55,7 @@ inline std::string_view OptionTypeName(const std::optional<uint64_t>&) { return 
 inline std::string_view OptionTypeName(const std::optional<DType>&) { return "DTYPE"; }
 inline std::string_view OptionTypeName(const std::optional<Isa>&) { return "ISA"; }
 inline std::string_view OptionTypeName(LoadFormat) { return "FORMAT"; }
+inline std::string_view OptionTypeName(GenerationConfigSource) { return "model|moed"; }
 
 }  // namespace moed
 

@@ -14,12 +14,13 @@ void SamplingFlags::AddTo(CLI::App* command) {
     command->add_option(flag, field, help)->default_str(fmt::format("{}", default_value))->group("Sampling");
   };
   add("--max-tokens", max_tokens, "Tokens to generate at most", defaults.max_tokens);
-  add("--temperature", temperature, "0 always takes the most likely token", defaults.temperature);
-  add("--top-k", top_k, "Only the k most likely tokens; 0: all", defaults.top_k);
-  add("--top-p", top_p, "Only the most likely tokens that together reach this probability", defaults.top_p);
-  add("--min-p", min_p, "Only tokens at least so likely, measured by the most likely one", defaults.min_p);
+  const auto models_own = [](auto value) { return fmt::format("the model's, else {}", value); };
+  add("--temperature", temperature, "0 always takes the most likely token", models_own(defaults.temperature));
+  add("--top-k", top_k, "Only the k most likely tokens; 0: all", models_own(defaults.top_k));
+  add("--top-p", top_p, "Only the most likely tokens that together reach this probability", models_own(defaults.top_p));
+  add("--min-p", min_p, "Only tokens at least so likely, measured by the most likely one", models_own(defaults.min_p));
   add("--repetition-penalty", repetition_penalty, "Above 1 discourages tokens of prompt and output",
-      defaults.repetition_penalty);
+      models_own(defaults.repetition_penalty));
   add("--presence-penalty", presence_penalty, "Taken from the logit of tokens of the output",
       defaults.presence_penalty);
   add("--frequency-penalty", frequency_penalty, "The same, for each time that the token is there",

@@ -15,7 +15,7 @@ class App;
 
 namespace moed {
 
-// What was not given stays unset in the message, so that the one set of defaults is that of SamplingParams.
+// What was not given stays unset in the message, so that the defaults are those of the model that is served.
 struct SamplingFlags {
   std::optional<int32_t> max_tokens, top_k;
   std::optional<float> temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;

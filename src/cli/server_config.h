@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/status.h"
+#include "cli/generation_config.h"
 #include "cli/option_table.h"
 #include "engine/moe_engine.h"
 #include "service/server.h"
@@ -20,6 +21,8 @@ struct ServerConfig {
   ServerOptions server;
   // The folder with tokenizer and chat template; empty: the model's. (--tokenizer)
   std::string tokenizer_dir;
+  // Sampling of requests that say nothing about it. (--generation-config)
+  GenerationConfigSource generation_config = GenerationConfigSource::kModel;
   // (--scheduling-policy)
   std::string scheduling_policy = "fcfs";
   // Seeds the draws of requests that name no seed, and dummy weights; nothing: another one at each start. (--seed)

@@ -84,8 +84,8 @@ void FillLogprob(const TokenLogprob& logprob, const Tokenizer& tokenizer, v1::To
 
 }  // namespace
 
-SamplingParams ToSamplingParams(const v1::SamplingParams& message) {
-  SamplingParams params;
+SamplingParams ToSamplingParams(const v1::SamplingParams& message, const SamplingParams& defaults) {
+  SamplingParams params = defaults;
   if (message.has_temperature()) params.temperature = message.temperature();
   if (message.has_top_k()) params.top_k = message.top_k();
   if (message.has_top_p()) params.top_p = message.top_p();

@@ -14,8 +14,9 @@ namespace moed {
 
 class Tokenizer;
 
-// What is not set keeps the default of our SamplingParams. Ranges are checked later, by Validate().
-SamplingParams ToSamplingParams(const v1::SamplingParams& message);
+// What is not set keeps its value in `defaults` (ServedModel::sampling_defaults). Ranges are checked later, by
+// Validate().
+SamplingParams ToSamplingParams(const v1::SamplingParams& message, const SamplingParams& defaults);
 
 // The input of a chat template. INVALID_ARGUMENT that names the message for an empty conversation and for JSON that is
 // malformed, no object, nested more than 64 deep, or larger than any tool is: more than 1024 keys in an object, or 2^18

@@ -160,7 +160,7 @@ class InferenceServiceImpl final : public RawService {
     generate.tenant = tenant;
     MOED_ASSIGN_OR_RETURN(const Request request, ParseRequest<Request>(bytes));
     MOED_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, models_.Find(request.model()));
-    generate.params = ToSamplingParams(request.sampling());
+    generate.params = ToSamplingParams(request.sampling(), model->sampling_defaults());
     generate.deadline = DeadlineOf(context);
     // Parameters first: they are cheap to check, a long prompt is not cheap to cut into tokens.
     MOED_RETURN_IF_ERROR(Validate(generate.params, model->loop().info().vocab_size));

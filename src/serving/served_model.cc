@@ -17,11 +17,13 @@ int64_t LongestTokenBytes(const Tokenizer& tokenizer) {
 }  // namespace
 
 ServedModel::ServedModel(std::string name, std::shared_ptr<const Tokenizer> tokenizer,
-                         std::shared_ptr<const ChatTemplate> chat_template, std::unique_ptr<ServingLoop> loop)
+                         std::shared_ptr<const ChatTemplate> chat_template, std::unique_ptr<ServingLoop> loop,
+                         SamplingParams sampling_defaults)
     : name_(std::move(name)),
       tokenizer_(std::move(tokenizer)),
       chat_template_(std::move(chat_template)),
       loop_(std::move(loop)),
+      sampling_defaults_(std::move(sampling_defaults)),
       max_prompt_bytes_(LongestTokenBytes(*tokenizer_) * loop_->info().max_context) {}
 
 ServedModel::~ServedModel() = default;

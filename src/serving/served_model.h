@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "request/sampling_params.h"
 #include "serving/serving_loop.h"
 
 namespace moed {
@@ -21,7 +22,8 @@ class ServedModel {
  public:
   // `chat_template` is null where the checkpoint has none.
   ServedModel(std::string name, std::shared_ptr<const Tokenizer> tokenizer,
-              std::shared_ptr<const ChatTemplate> chat_template, std::unique_ptr<ServingLoop> loop);
+              std::shared_ptr<const ChatTemplate> chat_template, std::unique_ptr<ServingLoop> loop,
+              SamplingParams sampling_defaults = {});
   ~ServedModel();
 
   const std::string& name() const { return name_; }
@@ -29,6 +31,8 @@ class ServedModel {
   const std::shared_ptr<const Tokenizer>& shared_tokenizer() const { return tokenizer_; }
   const ChatTemplate* chat_template() const { return chat_template_.get(); }
   ServingLoop& loop() const { return *loop_; }
+  // What a request that leaves a parameter out gets for it.
+  const SamplingParams& sampling_defaults() const { return sampling_defaults_; }
 
   // Token ids of a prompt. INVALID_ARGUMENT for a text so long that it cannot fit in the context however it is cut into
   // tokens; this is found out before any work.
@@ -39,6 +43,7 @@ class ServedModel {
   const std::shared_ptr<const Tokenizer> tokenizer_;
   const std::shared_ptr<const ChatTemplate> chat_template_;
   const std::unique_ptr<ServingLoop> loop_;
+  const SamplingParams sampling_defaults_;
   const int64_t max_prompt_bytes_;
 };
 

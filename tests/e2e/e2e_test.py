@@ -21,7 +21,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, json_format, messag
 
 from public_protos import HEALTH_NOT_SERVING, HEALTH_SERVING, check_health, reflect
 from server import (CALL_TIMEOUT_S, DEMO_MODEL, MOED, ROOT, Server, chat_pb2, chat_request, generate_request,
-                    inference_pb2, run_moed)
+                    inference_pb2, run_moed, sampling_pb2)
 
 SERVICE = "moed.v1.InferenceService"
 TEXTS = ["Once upon a time", "明月几时有？把酒问青天。", "a\n\tb  c 3.14 👩‍🔬 naïve Ω", " ", ""]
@@ -189,6 +189,22 @@ class RequestTest(unittest.TestCase):
         self.assertEqual(local["token_ids"], list(served.token_ids))
         self.assertEqual(local["usage"]["prompt_tokens"], served.usage.prompt_tokens)
 
+    def test_sampling_of_the_model(self):
+        """A parameter that a request leaves out is the one of generation_config.json, unless the server does without."""
+        recommended = json.loads((DEMO_MODEL / "generation_config.json").read_text())
+        recommended = {key: recommended[key] for key in ("temperature", "top_p")}
+        bare = inference_pb2.GenerateRequest(text=PROMPT, sampling=sampling_pb2.SamplingParams(max_tokens=40, seed=3))
+        sampled = self.generate(generate_request(PROMPT, max_tokens=40, seed=3, **recommended)).text
+        own = self.generate(generate_request(PROMPT, max_tokens=40, seed=3, temperature=1.0, top_p=1.0)).text
+        self.assertNotEqual(sampled, own)  # or the rest would show nothing
+        self.assertEqual(self.generate(bare).text, sampled)
+        with Server("--generation-config", "moed") as server:
+            self.assertEqual(server.stub.Generate(bare, timeout=CALL_TIMEOUT_S).text, own)
+        for flags, text in ([], sampled), (["--generation-config", "moed"], own):
+            result = run_moed("generate", "--model", DEMO_MODEL, "--prompt", PROMPT, "--max-tokens", 40, "--seed", 3,
+                              "--json", *flags)
+            self.assertEqual(json.loads(result.stdout)["text"], text)
+
 
 class ReflectionTest(unittest.TestCase):
     """What grpcurl does: knows nothing but the address, and asks the server for the rest."""
@@ -352,6 +368,8 @@ class CommandTest(unittest.TestCase):
         for expected in ("qwen3_moe (Qwen3MoeForCausalLM)", "Parameters", "active for one token", "KV cache for one token",
                          "chat template                yes", "nothing: all of it can be served"):
             self.assertIn(expected, printed)
+        # Tied in the checkpoint, two tables of 4096 x 192 bf16 in memory.
+        self.assertRegex(printed, r"embedding and LM head +3(\.0+)? MiB")
 
     def test_inspect_a_shape_without_weights(self):
         printed = self.run_ok("inspect", "--model", "configs/shapes/qwen3-30b-a3b", "--load-format", "dummy", "--dtype",
