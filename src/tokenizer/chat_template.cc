@@ -102,7 +102,7 @@ Value MakeVariables(const Json& input, const ChatTemplateOptions& options, Budge
   variables.Set("add_generation_prompt", Value::Bool(false));
   for (const auto& [key, json] : input.items()) {
     Value value = ToValue(json, budget, budget.limits().max_value_depth);
-    if (key == "messages" && options.alias_reasoning_fields) value = AliasMessages(value, budget);
+    if (key == "messages") value = AliasMessages(value, budget);
     variables.Set(std::string_view(key), std::move(value));
   }
   return variables.Finish();

@@ -29,11 +29,6 @@ struct ChatTemplateOptions {
   // that the model does not have is left out and undefined in the template.
   std::map<std::string, std::string> special_tokens;
 
-  // Clients name the reasoning of an assistant's message differently. If true, one that comes as `reasoning_content`,
-  // `thinking` or `reasoning` is also given to the template as `thinking` and `reasoning_content`, the two names that
-  // templates read (as transformers 5 does). If false the template sees the message as it came.
-  bool alias_reasoning_fields = false;
-
   jinja::Limits limits;
 };
 
@@ -55,8 +50,9 @@ class ChatTemplate {
   // The conversation as text. `input` is an object: "messages" (a list of objects), and "tools", "documents",
   // "add_generation_prompt" and whatever else the template reads ("enable_thinking", "reasoning_effort" …). As in
   // transformers, tools and documents that are not given are none, and add_generation_prompt is false. The order of an
-  // object's keys is what tools are printed in, so an ordered_json should be given where there are any. `now` is the
-  // time that templates print the date of.
+  // object's keys is what tools are printed in, so an ordered_json should be given where there are any. The reasoning
+  // of an assistant's message may come as `reasoning_content`, `thinking` or `reasoning`: templates see it under the
+  // first two, the names that they read. `now` is the time that templates print the date of.
   //
   // INVALID_ARGUMENT for an input that the template refuses (with the message that it raises) or cannot work with, and
   // for text that is not UTF-8; RESOURCE_EXHAUSTED for a limit, which the message names.

@@ -2,7 +2,7 @@
 """Makes tests/golden/chat_template.jsonl and tests/golden/jinja.jsonl: what Python's jinja2 renders.
 
 The environment is the one in which transformers renders chat templates: it is taken from
-transformers.utils.chat_template_utils itself. Made with transformers 5.23.0, jinja2 3.1.6, Python 3.11.
+transformers.utils.chat_template_utils itself, as are the names under which templates see a message's reasoning. Made with transformers 5.24.0, jinja2 3.1.6, Python 3.11.
 
     make_template_golden.py TEMPLATES_DIR      (a folder of *.jinja with a folder contexts/ of *.json)
 
@@ -39,6 +39,8 @@ def render(source, context):
     """{"text": …}, or {"error": message} with "raised" where the template raised it itself and "syntax" for a mistake
     in the source."""
     try:
+        if "messages" in context:
+            context = {**context, "messages": chat_template_utils._alias_reasoning_fields(context["messages"])}
         return {"text": chat_template_utils._compile_jinja_template(source).render(**context)}
     except jinja2.exceptions.TemplateSyntaxError as error:
         return {"error": str(error), "syntax": True}
@@ -195,6 +197,15 @@ CONTEXTS = {
         ],
         "add_generation_prompt": True,
         "reasoning_effort": "high",
+        **TOKENS,
+    },
+    "reasoning_field": {
+        "messages": [
+            {"role": "user", "content": "2+2?"},
+            {"role": "assistant", "reasoning": "Two and two.", "content": "4"},
+            {"role": "user", "content": "3+3?"},
+        ],
+        "add_generation_prompt": True,
         **TOKENS,
     },
     "think_tags": {

@@ -62,7 +62,7 @@ TEST(ChatTemplateGolden, RealTemplatesRenderAsPythonDoes) {
     CompareWithGolden(line, templates[name]->Render(contexts[context], GoldenNow()));
     ++compared;
   }
-  EXPECT_EQ(compared, 12 * 39);
+  EXPECT_EQ(compared, 12 * 40);
 }
 
 // ---- Input ----
@@ -107,14 +107,23 @@ TEST(ChatTemplate, TakesUnorderedJsonToo) {
   EXPECT_EQ(*text, "user");
 }
 
-TEST(ChatTemplate, AliasesReasoningWhenAsked) {
-  const char* source = "{{ messages[0] }}";
-  const ordered_json input = Conversation(R"({"messages": [{"role": "assistant", "reasoning": "why"}]})");
-  EXPECT_EQ(MustRender(*MustParse(source), input), "{'role': 'assistant', 'reasoning': 'why'}");
-  ChatTemplateOptions options;
-  options.alias_reasoning_fields = true;
-  EXPECT_EQ(MustRender(*MustParse(source, options), input),
-            "{'thinking': 'why', 'role': 'assistant', 'reasoning': 'why', 'reasoning_content': 'why'}");
+TEST(ChatTemplate, GivesReasoningUnderTheNamesThatTemplatesRead) {
+  const auto shown = MustParse("{{ messages[0] }}");
+  const std::pair<const char*, const char*> cases[] = {
+      {R"({"role": "assistant", "reasoning": "why"})",
+       "{'thinking': 'why', 'role': 'assistant', 'reasoning': 'why', 'reasoning_content': 'why'}"},
+      {R"({"role": "assistant", "reasoning_content": "why"})",
+       "{'thinking': 'why', 'role': 'assistant', 'reasoning_content': 'why'}"},
+      // The first of the names counts; what stands under `thinking` stays.
+      {R"({"thinking": "b", "reasoning_content": null, "reasoning": "c"})",
+       "{'thinking': 'b', 'reasoning_content': 'b', 'reasoning': 'c'}"},
+      {R"({"thinking": "b", "reasoning_content": ""})", "{'thinking': 'b', 'reasoning_content': ''}"},
+      {R"({"role": "user", "content": "Hi"})", "{'role': 'user', 'content': 'Hi'}"},
+  };
+  for (const auto& [message, expected] : cases) {
+    const ordered_json input = Conversation(fmt::format(R"({{"messages": [{}]}})", message).c_str());
+    EXPECT_EQ(MustRender(*shown, input), expected);
+  }
 }
 
 TEST(ChatTemplate, RefusesInputThatIsNoConversation) {
