@@ -5,7 +5,9 @@ find_path(MOED_CUDA_INCLUDE_DIR cuda_runtime_api.h
 find_library(MOED_BOOST_CONTEXT boost_context)
 find_path(MOED_BOOST_INCLUDE_DIR boost/context/detail/fcontext.hpp)
 set(MOED_HAVE_SIMT FALSE)
-if(MOED_CUDA_INCLUDE_DIR AND MOED_BOOST_CONTEXT AND MOED_BOOST_INCLUDE_DIR)
+if(MOED_STATIC)
+  # One program cannot hold the bodies for the CPU and those of nvcc, which have the same names.
+elseif(MOED_CUDA_INCLUDE_DIR AND MOED_BOOST_CONTEXT AND MOED_BOOST_INCLUDE_DIR)
   set(MOED_HAVE_SIMT TRUE)
 else()
   message(STATUS "moed: the CUDA bodies are not tested on the CPU: CUDA's headers or Boost.Context were not found")
