@@ -45,49 +45,6 @@ size_t LeadingSpace(std::string_view text) {
 
 }  // namespace
 
-void StringMatcher::Add(std::string_view text, int32_t value) {
-  if (text.empty()) return;
-  uint32_t node = 0;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    uint32_t child = Child(node, byte);
-    if (child == 0) {
-      child = static_cast<uint32_t>(nodes_.size());
-      nodes_.emplace_back();
-      if (node == 0) {
-        roots_[byte] = child;
-      } else {
-        children_[static_cast<uint64_t>(node) << 8 | byte] = child;
-      }
-    }
-    node = child;
-  }
-  nodes_[node].value = value;
-}
-
-uint32_t StringMatcher::Child(uint32_t node, unsigned char byte) const {
-  if (node == 0) return roots_[byte];
-  const auto found = children_.find(static_cast<uint64_t>(node) << 8 | byte);
-  return found == children_.end() ? 0 : found->second;
-}
-
-std::optional<StringMatcher::Match> StringMatcher::Find(std::string_view text, size_t start) const {
-  if (empty()) return std::nullopt;
-  for (size_t begin = start; begin < text.size(); ++begin) {
-    uint32_t node = roots_[static_cast<unsigned char>(text[begin])];
-    if (node == 0) continue;
-    Match match{begin, begin, -1};
-    for (size_t end = begin + 1;; ++end) {
-      if (nodes_[node].value >= 0) match = {begin, end, nodes_[node].value};
-      if (end == text.size()) break;
-      node = Child(node, static_cast<unsigned char>(text[end]));
-      if (node == 0) break;
-    }
-    if (match.value >= 0) return match;
-  }
-  return std::nullopt;
-}
-
 AddedTokens::AddedTokens(std::vector<AddedToken> tokens,
                          absl::FunctionRef<std::string(std::string_view)> normalized_form)
     : tokens_(std::move(tokens)) {

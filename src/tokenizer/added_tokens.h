@@ -2,15 +2,14 @@
 #ifndef MOED_TOKENIZER_ADDED_TOKENS_H_
 #define MOED_TOKENIZER_ADDED_TOKENS_H_
 
-#include <absl/container/flat_hash_map.h>
 #include <absl/functional/function_ref.h>
 
-#include <array>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "tokenizer/string_matcher.h"
 
 namespace moed {
 
@@ -22,33 +21,6 @@ struct AddedToken {
   bool rstrip = false;       // and behind it
   bool normalized = false;   // sought in the normalized text, in its normalized form
   bool single_word = false;  // only where no word character stands at either side
-};
-
-// Finds the leftmost of several strings, and of those that begin there the longest.
-class StringMatcher {
- public:
-  struct Match {
-    size_t begin, end;
-    int32_t value;
-  };
-
-  // Empty strings are not added; of equal ones the last counts.
-  void Add(std::string_view text, int32_t value);
-  bool empty() const { return nodes_.size() <= 1; }
-
-  // The first match at or after `start`.
-  std::optional<Match> Find(std::string_view text, size_t start) const;
-
- private:
-  struct Node {
-    int32_t value = -1;  // of the string that ends here
-  };
-  uint32_t Child(uint32_t node, unsigned char byte) const;
-
-  // A trie; node 0 is the root, and no node's child.
-  std::vector<Node> nodes_ = std::vector<Node>(1);
-  std::array<uint32_t, 256> roots_{};  // children of the root, 0 where there is none
-  absl::flat_hash_map<uint64_t, uint32_t> children_;
 };
 
 // The added tokens of one tokenizer. Immutable once built.

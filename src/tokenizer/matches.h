@@ -4,10 +4,12 @@
 
 #include <absl/status/status.h>
 
+#include <string>
 #include <string_view>
 
 #include "base/status.h"
 #include "tokenizer/regex.h"
+#include "tokenizer/unicode_additions.h"
 #include "tokenizer/utf8.h"
 
 namespace moed {
@@ -19,11 +21,13 @@ using CharacterClass = bool (*)(char32_t);
 
 template <typename OnMatch>
 absl::Status ForEachMatch(const Regex& regex, std::string_view text, RegexScratch& scratch, const OnMatch& on_match) {
+  std::string storage;
+  const std::string_view subject = WithStandIns(text, &storage);
   size_t start = 0;
   size_t last_end = std::string_view::npos;
   while (start <= text.size()) {
     Regex::Match match;
-    const Regex::Result result = regex.Find(text, start, scratch, &match);
+    const Regex::Result result = regex.Find(subject, start, scratch, &match);
     if (result == Regex::Result::kNoMatch) break;
     if (result == Regex::Result::kGaveUp) {
       return ResourceExhausted("the regular expression '{}' gave up on a text of {} bytes", regex.pattern(),

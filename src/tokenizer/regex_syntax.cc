@@ -1,5 +1,8 @@
 #include "tokenizer/regex_syntax.h"
 
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
 #include <cctype>
 #include <cstdint>
 #include <utility>
@@ -55,6 +58,17 @@ std::string_view ShortCategory(std::string_view name) {
     if (name == long_name) return short_name;
   }
   return name;
+}
+
+// Whether \p{name} is a script. PCRE2 takes its name alone for its extensions, so that \p{Han} would be "。" too.
+bool IsScript(std::string_view name) {
+  const std::string pattern = fmt::format("\\p{{sc:{}}}", name);
+  int error = 0;
+  size_t offset = 0;
+  pcre2_code* code =
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), PCRE2_UTF, &error, &offset, nullptr);
+  pcre2_code_free(code);
+  return code != nullptr;
 }
 
 // What [:name:] means, for between brackets; "" when there is no such name.
@@ -333,7 +347,7 @@ class Translator {
       negated = !negated;
       name.remove_prefix(1);
     }
-    *out += fmt::format("\\{}{{{}}}", negated ? 'P' : 'p', ShortCategory(name));
+    *out += fmt::format("\\{}{{{}{}}}", negated ? 'P' : 'p', IsScript(name) ? "sc:" : "", ShortCategory(name));
     position_ = close + 1;
     return absl::OkStatus();
   }

@@ -178,7 +178,7 @@ absl::StatusOr<std::unique_ptr<TokenizerParts>> ParseSentencePiece(std::string_v
   options.word_start = U'\u2581';
   MergeFinder merges(model, parts->vocabulary);
   merges.Run();
-  parts->bpe = Bpe(parts->vocabulary, merges.merges(), options, merges.virtual_symbols());
+  parts->model = Bpe(parts->vocabulary, merges.merges(), options, merges.virtual_symbols());
 
   const NormalizerSpec& normalizer = model.normalizer_spec();
   parts->normalizer = Normalizer({SentencePieceStep{

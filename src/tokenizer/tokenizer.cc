@@ -16,6 +16,7 @@ struct EncodeScratch {
   NormalizerScratch normalizer;
   PreTokenizerScratch pre_tokenizer;
   BpeScratch bpe;
+  UnigramScratch unigram;
 };
 
 // Working memory that outlives a call, so that its cache of words does too. As many as ever encoded at once.
@@ -34,7 +35,8 @@ class Tokenizer::ScratchPool {
   }
 
   void Return(std::unique_ptr<EncodeScratch> scratch) {
-    if (scratch->bpe.symbols.capacity() > kLargestKept) return;  // the memory of an uncommonly long text goes back
+    // The memory of an uncommonly long text goes back.
+    if (scratch->bpe.symbols.capacity() + scratch->unigram.nodes.capacity() > kLargestKept) return;
     absl::MutexLock lock(&mutex_);
     free_.push_back(std::move(scratch));
   }
@@ -85,7 +87,8 @@ absl::StatusOr<TokenizerConfig> LoadConfig(const std::filesystem::path& model_di
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::filesystem::path& model_dir) {
   MOED_ASSIGN_OR_RETURN(const TokenizerConfig config, LoadConfig(model_dir));
   for (const auto& [name, parse] :
-       {std::pair{"tokenizer.json", &ParseTokenizerJson}, std::pair{"tokenizer.model", &ParseSentencePiece}}) {
+       {std::pair{"tokenizer.json", &ParseTokenizerJson}, std::pair{"tokenizer.model", &ParseSentencePiece},
+        std::pair{"tiktoken.model", &ParseTiktoken}}) {
     const std::filesystem::path path = model_dir / name;
     if (!std::filesystem::exists(path)) continue;
     MOED_ASSIGN_OR_RETURN(const std::string content, ReadFile(path));
@@ -93,7 +96,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::filesystem
     if (!parts.ok()) return Annotate(parts.status(), path.string());
     return std::unique_ptr<Tokenizer>(new Tokenizer(*std::move(parts)));
   }
-  return NotFound("{} has neither tokenizer.json nor tokenizer.model", model_dir.string());
+  return NotFound("{} has no tokenizer.json, tokenizer.model or tiktoken.model", model_dir.string());
 }
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromJson(std::string_view json, std::string_view config_json) {
@@ -106,6 +109,13 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromSentencePiece(std::str
                                                                         std::string_view config_json) {
   MOED_ASSIGN_OR_RETURN(const TokenizerConfig config, ParseTokenizerConfig(config_json));
   MOED_ASSIGN_OR_RETURN(auto parts, ParseSentencePiece(model, config));
+  return std::unique_ptr<Tokenizer>(new Tokenizer(std::move(parts)));
+}
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromTiktoken(std::string_view file,
+                                                                   std::string_view config_json) {
+  MOED_ASSIGN_OR_RETURN(const TokenizerConfig config, ParseTokenizerConfig(config_json));
+  MOED_ASSIGN_OR_RETURN(auto parts, ParseTiktoken(file, config));
   return std::unique_ptr<Tokenizer>(new Tokenizer(std::move(parts)));
 }
 
@@ -159,8 +169,13 @@ absl::Status Tokenizer::EncodeText(std::string_view text, bool parse_special, En
 
 absl::Status Tokenizer::EncodeWords(std::string_view text, bool at_start, EncodeScratch& scratch,
                                     std::vector<int32_t>* ids) const {
+  if (const auto* bpe = std::get_if<Bpe>(&parts_->model)) {
+    return parts_->pre_tokenizer.Apply(text, at_start, scratch.regex, scratch.pre_tokenizer,
+                                       [&](std::string_view word) { bpe->Encode(word, scratch.bpe, ids); });
+  }
+  const auto& unigram = std::get<Unigram>(parts_->model);
   return parts_->pre_tokenizer.Apply(text, at_start, scratch.regex, scratch.pre_tokenizer,
-                                     [&](std::string_view word) { parts_->bpe.Encode(word, scratch.bpe, ids); });
+                                     [&](std::string_view word) { unigram.Encode(word, scratch.unigram, ids); });
 }
 
 absl::StatusOr<std::string> Tokenizer::Decode(absl::Span<const int32_t> ids, const DecodeOptions& options) const {

@@ -33,21 +33,23 @@ struct DecodeOptions {
 };
 
 // Reads the `tokenizer.json` of Hugging Face's tokenizers package (byte-pair encoding, byte-level or in the manner of
-// SentencePiece) and SentencePiece's `tokenizer.model` (byte-pair encoding), and gives the same ids as these
-// packages. Truncation and padding, which such files can also ask for, are left to the caller.
+// SentencePiece, and unigram models), SentencePiece's `tokenizer.model` (byte-pair encoding) and the `tiktoken.model`
+// of Kimi-K2, and gives the same ids as these packages. Truncation and padding, which such files can also ask for, are
+// left to the caller.
 //
 // Immutable and thread-safe: any number of threads may encode and decode at once.
 class Tokenizer {
  public:
-  // Loads tokenizer.json from a model's folder, else tokenizer.model, together with tokenizer_config.json and
-  // special_tokens_map.json where they exist. NOT_FOUND when there is neither; INVALID_ARGUMENT that names file and
-  // field when one is malformed; UNIMPLEMENTED that names the part that is not supported.
+  // Loads tokenizer.json from a model's folder, else tokenizer.model, else tiktoken.model, together with
+  // tokenizer_config.json and special_tokens_map.json where they exist. NOT_FOUND when there is none; INVALID_ARGUMENT
+  // that names file and field when one is malformed; UNIMPLEMENTED that names the part that is not supported.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::filesystem::path& model_dir);
 
-  // The same from the contents of tokenizer.json, or of tokenizer.model, and of tokenizer_config.json ("": none).
+  // The same from the contents of one of the three, and of tokenizer_config.json ("": none).
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromJson(std::string_view json, std::string_view config_json = "");
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromSentencePiece(std::string_view model,
                                                                       std::string_view config_json = "");
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> FromTiktoken(std::string_view file, std::string_view config_json);
 
   ~Tokenizer();
   Tokenizer(const Tokenizer&) = delete;

@@ -1,6 +1,7 @@
 #include "tokenizer/tokenizer_json.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -168,20 +169,58 @@ absl::Status RegisterAll(const std::vector<AddedToken>& added, TokenizerParts* p
   return status;
 }
 
-absl::Status ParseModel(const JsonField& model, TokenizerParts* parts) {
-  MOED_RETURN_IF_ERROR(model.ExpectObject());
-  // The oldest files leave the type out.
-  MOED_ASSIGN_OR_RETURN(const std::string type, model["type"].StringOr(model["merges"].present() ? "BPE" : ""));
-  if (type.empty()) return model["type"].Wrong("a string");
-  if (type != "BPE") return UnsupportedType(model, type);
+absl::Status ParseBpe(const JsonField& model, TokenizerParts* parts) {
   Vocabulary own(model["vocab"].present() ? model["vocab"].value().size() : 0);
   MOED_RETURN_IF_ERROR(ParseVocabulary(model["vocab"], &parts->vocabulary, &own));
   MOED_ASSIGN_OR_RETURN(const std::vector<Merge> merges, ParseMerges(model["merges"], own));
   MOED_ASSIGN_OR_RETURN(Bpe::Options options, ParseBpeOptions(model, own));
   options.byte_level = parts->pre_tokenizer.yields_bytes();
   options.word_start = U'\u2581';
-  parts->bpe = Bpe(own, merges, options);
+  parts->model = Bpe(own, merges, options);
   return absl::OkStatus();
+}
+
+// Tokens with their scores, [["▁the", -3.5], …]; a token's id is its place.
+absl::Status ParseUnigram(const JsonField& model, TokenizerParts* parts) {
+  if (parts->pre_tokenizer.yields_bytes()) return Unimplemented("a Unigram model behind ByteLevel is not supported");
+  const JsonField vocab = model["vocab"];
+  if (!vocab.present()) return vocab.Wrong("an array");
+  MOED_ASSIGN_OR_RETURN(const auto elements, vocab.Elements());
+  std::vector<double> scores;
+  scores.reserve(elements.size());
+  for (const JsonField& element : elements) {
+    const Json& pair = element.value();
+    const bool good = pair.is_array() && pair.size() == 2 && pair[0].is_string() && pair[1].is_number() &&
+                      std::isfinite(pair[1].get<double>());
+    if (!good) return element.Wrong("a token and its score");
+    const std::string& content = pair[0].get_ref<const std::string&>();
+    if (content.size() > Unigram::kMaxTokenBytes) {
+      return InvalidArgument("{} has {} bytes; at most {} are allowed", element.path(), content.size(),
+                             Unigram::kMaxTokenBytes);
+    }
+    MOED_RETURN_IF_ERROR(Annotate(parts->vocabulary.Add(content, static_cast<int64_t>(scores.size())), vocab.path()));
+    scores.push_back(pair[1].get<double>());
+  }
+  Unigram::Options options;
+  MOED_ASSIGN_OR_RETURN(const int64_t unknown, model["unk_id"].Integer());
+  if (unknown < 0 || unknown >= static_cast<int64_t>(scores.size())) {
+    return model["unk_id"].Wrong("the place of a token in model.vocab");
+  }
+  options.unknown = static_cast<int32_t>(unknown);
+  MOED_ASSIGN_OR_RETURN(options.byte_fallback, model["byte_fallback"].BoolOr(false));
+  parts->model = Unigram(parts->vocabulary, std::move(scores), options);
+  return absl::OkStatus();
+}
+
+absl::Status ParseModel(const JsonField& model, TokenizerParts* parts) {
+  MOED_RETURN_IF_ERROR(model.ExpectObject());
+  // The oldest files leave the type out.
+  const std::string_view otherwise = model["merges"].present() ? "BPE" : model["unk_id"].present() ? "Unigram" : "";
+  MOED_ASSIGN_OR_RETURN(const std::string type, model["type"].StringOr(otherwise));
+  if (type.empty()) return model["type"].Wrong("a string");
+  if (type == "BPE") return ParseBpe(model, parts);
+  if (type == "Unigram") return ParseUnigram(model, parts);
+  return UnsupportedType(model, type);
 }
 
 }  // namespace

@@ -72,6 +72,7 @@ absl::StatusOr<TokenizerConfig> ParseTokenizerConfig(std::string_view json) {
   MOED_ASSIGN_OR_RETURN(config.bos_token, TokenName(root["bos_token"]));
   MOED_ASSIGN_OR_RETURN(config.eos_token, TokenName(root["eos_token"]));
   MOED_ASSIGN_OR_RETURN(config.added_tokens, ParseAddedTokensDecoder(root["added_tokens_decoder"]));
+  MOED_ASSIGN_OR_RETURN(config.tokenizer_class, root["tokenizer_class"].StringOr(""));
   return config;
 }
 

@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "tokenizer/added_tokens.h"
@@ -17,6 +18,7 @@
 #include "tokenizer/decoder.h"
 #include "tokenizer/normalizer.h"
 #include "tokenizer/pre_tokenizer.h"
+#include "tokenizer/unigram.h"
 #include "tokenizer/vocabulary.h"
 
 namespace moed {
@@ -26,7 +28,7 @@ struct TokenizerParts {
   AddedTokens added_tokens;
   Normalizer normalizer;
   PreTokenizer pre_tokenizer;
-  Bpe bpe;
+  std::variant<Bpe, Unigram> model;
   Decoder decoder;
 
   std::vector<bool> is_special;         // [vocabulary.size()]
@@ -39,6 +41,7 @@ struct TokenizerConfig {
   std::optional<bool> add_bos_token, add_eos_token;
   std::optional<std::string> bos_token, eos_token;
   std::vector<AddedToken> added_tokens;  // added_tokens_decoder
+  std::string tokenizer_class;
 };
 
 // "" gives the empty configuration.
@@ -50,8 +53,9 @@ absl::StatusOr<std::unique_ptr<TokenizerParts>> ParseTokenizerJson(std::string_v
                                                                    const TokenizerConfig& config);
 absl::StatusOr<std::unique_ptr<TokenizerParts>> ParseSentencePiece(std::string_view model,
                                                                    const TokenizerConfig& config);
+absl::StatusOr<std::unique_ptr<TokenizerParts>> ParseTiktoken(std::string_view file, const TokenizerConfig& config);
 
-// Steps that both readers end with.
+// Steps that the readers end with.
 
 // Adds to `tokens` those that only the configuration names.
 void MergeAddedTokens(const TokenizerConfig& config, std::vector<AddedToken>* tokens);

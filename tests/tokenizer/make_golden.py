@@ -1,11 +1,17 @@
 #!/usr/bin/env python3
-"""Writes golden/*.json: what Hugging Face's `tokenizers` package makes of small parts of a tokenizer.json.
+"""Writes golden/*.jsonl: what Hugging Face's `tokenizers` package makes of small parts of a tokenizer.json, and the
+`tiktoken` package of a small vocabulary.
 
-    pip install tokenizers==0.23.* && python3 tests/tokenizer/make_golden.py
+    pip install tokenizers==0.23.* tiktoken==0.14.* && python3 tests/tokenizer/make_golden.py
 """
+import base64
+import collections
 import json
 import pathlib
 
+import random
+
+import tiktoken
 import tokenizers
 from tokenizers import normalizers, pre_tokenizers
 
@@ -24,6 +30,11 @@ TEXTS = [
     "a1b22c333d4444 ▁▁x▁y z",
     "A\nB\n\nab\nb",
 ]
+# Characters of Unicode 15 and 16, of each category.
+YOUNG = ("a\U0001fae8\u0897b\u0cf3\u1b4ec\u1c89\u1c8a \u2427\u2ffc\u31efa\ua7dc\U00031350\U0002ebf0\U0002b739d\U0001fadfe"
+         "\U00010d40\U0001e4eb\U0001d2c0f\U00010d6e\U00010d8e\U00011f00\U00011f03\U00013460\U00010d50\U00010d70")
+# Characters that several scripts share.
+SCRIPTS = "漢字、かな。カナー・《々〆〇》𠮷ー゛ｶﾞ"
 
 PATTERNS = [
     QWEN, r"\s+", r"\S+", r"[\S]+", r"\w+", r"[^\w]+", r"[\W]+", r"\d{1,3}", r"\d{1,2}+", r"\h+", r"\H+", r"[\h]+",
@@ -78,6 +89,14 @@ def pre_tokenizer_rows():
         part = tokenizers.Tokenizer.from_str(json.dumps(whole)).pre_tokenizer
         for text in TEXTS:
             yield {"config": config, "text": text, "words": [word for word, _ in part.pre_tokenize_str(text)]}
+    for category in ("L", "Lu", "Ll", "Lm", "Lo", "M", "N", "P", "S", "Han"):
+        part = pre_tokenizers.Split(tokenizers.Regex(rf"\p{{{category}}}+"), "isolated")
+        config = split({"Regex": rf"\p{{{category}}}+"})
+        yield {"config": config, "text": YOUNG, "words": [word for word, _ in part.pre_tokenize_str(YOUNG)]}
+    for script in ("Han", "Hiragana", "Katakana", "^Han", "Latin", "Common"):
+        part = pre_tokenizers.Split(tokenizers.Regex(rf"[\p{{{script}}}]+"), "isolated")
+        config = split({"Regex": rf"[\p{{{script}}}]+"})
+        yield {"config": config, "text": SCRIPTS, "words": [word for word, _ in part.pre_tokenize_str(SCRIPTS)]}
 
 
 NORMALIZER_TEXTS = TEXTS + [
@@ -186,10 +205,82 @@ def tokenizer_rows():
         yield {"config": config, "rows": rows}
 
 
+def unigram_configs():
+    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    words = ["▁", "a", "b", "c", "ab", "bc", "abc", "▁a", "▁ab", "cd", "▁▁", "é", "中", "中文", "\U0001f600"]
+    for byte_fallback in (False, True):
+        for part in (metaspace, None):
+            drawn = random.Random(len(words) + byte_fallback)
+            vocab = [["<unk>", 0.0], ["<s>", 0.0]] + [[word, -drawn.randint(1, 80) / 8] for word in words]
+            if byte_fallback:
+                vocab += [[f"<0x{byte:02X}>", -12.5] for byte in range(256)]
+            decoder = metaspace if part else {"type": "Sequence", "decoders": [
+                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
+                {"type": "Fuse"}]}
+            yield {"version": "1.0", "truncation": None, "padding": None, "normalizer": None, "pre_tokenizer": part,
+                   "post_processor": None, "decoder": decoder, "added_tokens": [added("<s>", 0, special=True) | {"id": 1}],
+                   "model": {"type": "Unigram", "unk_id": 0, "byte_fallback": byte_fallback, "vocab": vocab}}
+
+
+UNIGRAM_TEXTS = ["", "abc", "abcd ab abcab", "  a  b", "xyz abc xyz", "é中文中😀", "e\u0301", "<unk>", "<unk>x", "a<s>b",
+                 "<0x41>", "zz" * 3 + "ab" * 5, "\n\t", "▁a▁▁b", "dcbadcba"]
+
+
+def unigram_rows():
+    for config in unigram_configs():
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(config))
+        rows = []
+        for text in UNIGRAM_TEXTS:
+            ids = tokenizer.encode(text).ids
+            rows.append({"text": text, "ids": ids, "decoded": tokenizer.decode(ids, skip_special_tokens=False)})
+        yield {"config": config, "rows": rows}
+
+
+KIMI = "|".join([
+    r"""[\p{Han}]+""",
+    r"""[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+"""
+    r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)?""",
+    r"""[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*"""
+    r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)?""",
+    r"""\p{N}{1,3}""", r""" ?[^\s\p{L}\p{N}]+[\r\n]*""", r"""\s*[\r\n]+""", r"""\s+(?!\S)""", r"""\s+"""])
+
+
+def train_ranks(text, size):
+    """Byte-pair encoding of the whole text, so that there are tokens that no word may hold, too."""
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    symbols = [bytes([byte]) for byte in text.encode()]
+    while len(ranks) < size:
+        (left, right), _ = collections.Counter(zip(symbols, symbols[1:])).most_common(1)[0]
+        ranks[left + right] = len(ranks)
+        merged, i = [], 0
+        while i < len(symbols):
+            both = symbols[i:i + 2] == [left, right]
+            merged.append(left + right if both else symbols[i])
+            i += 2 if both else 1
+        symbols = merged
+    return ranks
+
+
+def tiktoken_rows():
+    ranks = train_ranks(" ".join(TEXTS * 2), 400)
+    named = {"[BOS]": 400, "[EOS]": 401, "<|im_end|>": 402}
+    special = {next((name for name, i in named.items() if i == token), f"<|reserved_token_{token}|>"): token
+               for token in range(400, 656)}
+    encoding = tiktoken.Encoding("kimi", pat_str=KIMI, mergeable_ranks=ranks, special_tokens=special)
+    config = {"tokenizer_class": "TikTokenTokenizer", "bos_token": "[BOS]", "eos_token": "[EOS]",
+              "added_tokens_decoder": {str(token): {"content": name, "special": True} for name, token in named.items()}}
+    file = "".join(f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks.items())
+    yield {"file": file, "config": config}
+    for text in TEXTS + [SCRIPTS, "", "[BOS]a[EOS]<|im_end|>", "<|reserved_token_500|><|reserved_token_399|>", "1234567 89",
+                         "Ünïcödé's WE'LL 漢字かな交じりATextInCamelCaseABC"]:
+        yield {"text": text, "ids": encoding.encode(text, allowed_special="all"),
+               "ids_of_plain_text": encoding.encode(text, disallowed_special=())}
+
+
 def main():
     FOLDER.mkdir(exist_ok=True)
     for name, rows in (("pre_tokenizers", pre_tokenizer_rows()), ("normalizers", normalizer_rows()),
-                       ("tokenizers", tokenizer_rows())):
+                       ("tokenizers", tokenizer_rows()), ("unigram", unigram_rows()), ("tiktoken", tiktoken_rows())):
         with open(FOLDER / f"{name}.jsonl", "w", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=True, separators=(",", ":")) + "\n")

@@ -1,9 +1,11 @@
 // Files that are broken, or ask for what is not there: each gets a message that names the place, and none does harm.
+#include <absl/strings/escaping.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <functional>
 #include <random>
+#include <tuple>
 
 #include "base/status.h"
 #include "tests/support/tiny_tokenizer.h"
@@ -146,6 +148,66 @@ TEST(MalformedTest, EachFaultIsNamed) {
     const absl::Status status = Tokenizer::FromJson(config.dump()).status();
     EXPECT_EQ(status.code(), row.code) << row.what << ": " << status;
     EXPECT_THAT(std::string(Message(status)), HasSubstr(row.message)) << row.what;
+  }
+}
+
+// A unigram model in the place of the other one.
+json GoodUnigram() {
+  json config = Good();
+  config["pre_tokenizer"] = nullptr;
+  config["model"] = Part(R"({"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0], ["a", -1.5]]})");
+  config["added_tokens"] = json::array();
+  return config;
+}
+
+TEST(MalformedTest, EachFaultOfAUnigramModelIsNamed) {
+  ASSERT_TRUE(Tokenizer::FromJson(GoodUnigram().dump()).ok());
+  const Row rows[] = {
+      {"no vocab", [](json& c) { c["model"].erase("vocab"); }, kInvalid, "model.vocab is missing"},
+      {"vocab object", [](json& c) { c["model"]["vocab"] = json::object(); }, kInvalid, "model.vocab is an object"},
+      {"a token alone", [](json& c) { c["model"]["vocab"][1] = "a"; }, kInvalid, "model.vocab[1] is \"a\""},
+      {"no score", [](json& c) { c["model"]["vocab"][1] = {"a"}; }, kInvalid, "must be a token and its score"},
+      {"score text", [](json& c) { c["model"]["vocab"][1][1] = "x"; }, kInvalid, "must be a token and its score"},
+      {"token twice", [](json& c) { c["model"]["vocab"][1][0] = "<unk>"; }, kInvalid, "has two ids"},
+      {"token long", [](json& c) { c["model"]["vocab"][1][0] = std::string(2000, 'a'); }, kInvalid, "2000 bytes"},
+      {"no unknown", [](json& c) { c["model"].erase("unk_id"); }, kInvalid, "model.unk_id is missing"},
+      {"unknown", [](json& c) { c["model"]["unk_id"] = 2; }, kInvalid, "model.unk_id is 2"},
+      {"byte level", [](json& c) { c["pre_tokenizer"] = Part(R"({"type": "ByteLevel"})"); }, kUnimplemented,
+       "Unigram model behind ByteLevel"},
+  };
+  for (const Row& row : rows) {
+    json config = GoodUnigram();
+    row.damage(config);
+    const absl::Status status = Tokenizer::FromJson(config.dump()).status();
+    EXPECT_EQ(status.code(), row.code) << row.what << ": " << status;
+    EXPECT_THAT(std::string(Message(status)), HasSubstr(row.message)) << row.what;
+  }
+}
+
+TEST(MalformedTest, EachFaultOfATiktokenFileIsNamed) {
+  constexpr const char* kMoonshot = R"({"tokenizer_class": "TikTokenTokenizer"})";
+  std::string bytes;
+  for (int byte = 0; byte < 256; ++byte) {
+    const char c = static_cast<char>(byte);
+    bytes += fmt::format("{} {}\n", absl::Base64Escape(absl::string_view(&c, 1)), byte);
+  }
+  EXPECT_TRUE(Tokenizer::FromTiktoken(bytes, kMoonshot).ok());
+  const std::tuple<std::string, const char*, absl::StatusCode, const char*> rows[] = {
+      {bytes, "{}", kUnimplemented, "tokenizer_class of tokenizer_config.json is ''"},
+      {bytes, R"({"tokenizer_class": "Other"})", kUnimplemented, "only TikTokenTokenizer is supported"},
+      {"", kMoonshot, kInvalid, "no token for the byte 0x00"},
+      {bytes + "YWI=", kMoonshot, kInvalid, "line 257 is not a token in base64, a space and its rank"},
+      {bytes + "Y!I= 256", kMoonshot, kInvalid, "line 257 is not"},
+      {bytes + "YWI= x", kMoonshot, kInvalid, "line 257: the rank is no integer"},
+      {bytes + "YWI= 5", kMoonshot, kInvalid, "have the same id 5"},
+      {bytes + "YQ== 256", kMoonshot, kInvalid, "has two ids"},
+      {bytes + "YWI= 99999999", kMoonshot, kInvalid, "has the id 99999999"},
+      {bytes + std::string(4000, 'A') + " 256", kMoonshot, kInvalid, "3000 bytes"},
+  };
+  for (const auto& [file, config, code, message] : rows) {
+    const absl::Status status = Tokenizer::FromTiktoken(file, config).status();
+    EXPECT_EQ(status.code(), code) << status;
+    EXPECT_THAT(std::string(Message(status)), HasSubstr(message));
   }
 }
 

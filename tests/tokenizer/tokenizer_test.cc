@@ -11,6 +11,8 @@
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_tokenizer.h"
 #include "tests/tokenizer/golden_files.h"
+#include "tests/tokenizer/real_tokenizers.h"
+#include "tokenizer/unicode_normalization.h"
 #include "tokenizer/utf8.h"
 
 namespace moed {
@@ -43,10 +45,45 @@ TEST(TokenizerTest, SmallTokenizersDoAsTheReferenceDoes) {
   }
 }
 
+TEST(TokenizerTest, UnigramModelsDoAsTheReferenceDoes) {
+  for (const json& golden : ReadGolden("unigram.jsonl")) {
+    const auto tokenizer = Make(golden["config"]);
+    ASSERT_NE(tokenizer, nullptr);
+    for (const json& row : golden["rows"]) {
+      const auto ids = tokenizer->Encode(row["text"].get_ref<const std::string&>());
+      ASSERT_TRUE(ids.ok()) << ids.status();
+      EXPECT_EQ(json(*ids), row["ids"]) << row["text"] << golden["config"];
+      EXPECT_EQ(json(*tokenizer->Decode(*ids, {.skip_special_tokens = false})), row["decoded"])
+          << row["text"] << golden["config"];
+    }
+  }
+}
+
+TEST(TokenizerTest, TiktokenFilesDoAsTheReferenceDoes) {
+  const std::vector<json> golden = ReadGolden("tiktoken.jsonl");
+  const testing::TempDir folder;
+  std::ofstream(folder.File("tiktoken.model")) << golden[0]["file"].get_ref<const std::string&>();
+  std::ofstream(folder.File("tokenizer_config.json")) << golden[0]["config"];
+  const auto tokenizer = Tokenizer::Load(folder.path());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  for (size_t i = 1; i < golden.size(); ++i) {
+    const std::string& text = golden[i]["text"].get_ref<const std::string&>();
+    const auto ids = (*tokenizer)->Encode(text);
+    ASSERT_TRUE(ids.ok()) << ids.status();
+    EXPECT_EQ(json(*ids), golden[i]["ids"]) << text;
+    EXPECT_EQ(json(*(*tokenizer)->Encode(text, {.parse_special = false})), golden[i]["ids_of_plain_text"]) << text;
+    EXPECT_EQ(*(*tokenizer)->Decode(*ids, {.skip_special_tokens = false}), text);
+  }
+  EXPECT_EQ((*tokenizer)->bos_id(), 400);
+  EXPECT_EQ((*tokenizer)->vocab_size(), 656);
+  EXPECT_EQ((*tokenizer)->IdOf("<|reserved_token_655|>"), 655);
+}
+
 struct RealTokenizer {
   const char* folder;
   const char* golden;
-  bool byte_level;  // decoding gives back every text (but for what the normalizer changes)
+  bool byte_level;  // decoding gives back every text,
+  bool normalizes;  // but for what NFC changes
   int32_t vocab_size;
 };
 
@@ -57,14 +94,8 @@ class RealTokenizerTest : public ::testing::TestWithParam<RealTokenizer> {
     // Loaded once for all tests.
     static std::map<std::string, std::unique_ptr<Tokenizer>> loaded;
     std::unique_ptr<Tokenizer>& place = loaded[GetParam().folder];
-    if (place == nullptr) {
-      const auto folder = TokenizerData() / GetParam().folder;
-      auto tokenizer = std::filesystem::exists(folder / "tokenizer.model")
-                           ? Tokenizer::FromSentencePiece(ReadFile(folder / "tokenizer.model"))
-                           : Tokenizer::FromJson(ReadXz(folder / "tokenizer.json.xz"));
-      ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
-      place = *std::move(tokenizer);
-    }
+    if (place == nullptr) place = LoadRealTokenizer(GetParam().folder);
+    ASSERT_NE(place, nullptr);
     tokenizer_ = place.get();
   }
   const Tokenizer* tokenizer_ = nullptr;
@@ -82,22 +113,42 @@ TEST_P(RealTokenizerTest, EncodesTheGoldenTexts) {
   }
 }
 
+// Bytes at random, what is no character among them replaced; now and then a run of characters.
+std::string RandomText(std::mt19937& random) {
+  std::string bytes, text;
+  for (int length = random() % 60; length > 0; --length) {
+    switch (random() % 4) {
+      case 0:
+        AppendUtf8(0x4E00 + random() % 0x5000, &bytes);
+        break;
+      case 1:
+        AppendUtf8(0x1F300 + random() % 0x300, &bytes);
+        break;
+      default:
+        bytes += static_cast<char>(random() % (random() % 2 == 0 ? 0x80 : 0x100));
+    }
+  }
+  for (std::string_view left = bytes; !left.empty();) {
+    const Utf8Step step = NextUtf8(left);
+    AppendUtf8(step.codepoint, &text);
+    left.remove_prefix(step.length);
+  }
+  return text;
+}
+
 TEST_P(RealTokenizerTest, ByteLevelGivesEveryTextBack) {
   if (!GetParam().byte_level) GTEST_SKIP() << "SentencePiece drops a leading space";
   std::mt19937 random(17);
-  for (int i = 0; i < 300; ++i) {
-    std::string text;
-    for (int length = random() % 60; length > 0; --length) {
-      // Characters that normalization form C leaves alone: ASCII with its controls, Han, emoji.
-      const int kind = random() % 4;
-      AppendUtf8(kind < 2    ? random() % 0x80
-                 : kind == 2 ? 0x4E00 + random() % 0x5000
-                             : 0x1F300 + random() % 0x300,
-                 &text);
-    }
+  for (int i = 0; i < 2000; ++i) {
+    const std::string text = RandomText(random);
     const auto ids = tokenizer_->Encode(text);
     ASSERT_TRUE(ids.ok());
-    EXPECT_EQ(*tokenizer_->Decode(*ids, {.skip_special_tokens = false}), text);
+    std::string normalized;
+    if (!GetParam().normalizes || !NormalizeUnicode(text, NormalizationForm::kNfc, &normalized)) normalized = text;
+    EXPECT_EQ(*tokenizer_->Decode(*ids, {.skip_special_tokens = false}), normalized);
+    std::string bytes;
+    for (const int32_t id : *ids) bytes += tokenizer_->TokenBytes(id);
+    EXPECT_EQ(bytes, normalized);
   }
 }
 
@@ -117,10 +168,11 @@ TEST_P(RealTokenizerTest, ThreadsThatEncodeAtOnceGetTheSame) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, RealTokenizerTest,
-                         ::testing::Values(RealTokenizer{"qwen3", "qwen3.jsonl", true, 151669},
-                                           RealTokenizer{"olmoe", "olmo.jsonl", true, 50280},
-                                           RealTokenizer{"deepseek_v3", "deepseek_v3.jsonl", true, 128815},
-                                           RealTokenizer{"mixtral", "mistral_v1_mixtral8x7b.jsonl", false, 32000}),
+                         ::testing::Values(RealTokenizer{"qwen3", "qwen3.jsonl", true, true, 151669},
+                                           RealTokenizer{"olmoe", "olmo.jsonl", true, true, 50280},
+                                           RealTokenizer{"deepseek_v3", "deepseek_v3.jsonl", true, false, 128815},
+                                           RealTokenizer{"mixtral", "mistral_v1_mixtral8x7b.jsonl", false, false,
+                                                         32000}),
                          [](const auto& row) { return row.param.folder; });
 
 TEST(TokenizerTest, ReadsBesideTheTokenizerItsConfiguration) {
@@ -150,16 +202,17 @@ TEST(TokenizerTest, AFolderWithoutTokenizerIsNotFound) {
   const testing::TempDir folder;
   const auto tokenizer = Tokenizer::Load(folder.path());
   EXPECT_EQ(tokenizer.status().code(), absl::StatusCode::kNotFound);
-  EXPECT_THAT(std::string(tokenizer.status().message()), HasSubstr("neither tokenizer.json nor tokenizer.model"));
+  EXPECT_THAT(std::string(tokenizer.status().message()),
+              HasSubstr("no tokenizer.json, tokenizer.model or tiktoken.model"));
 }
 
 TEST(TokenizerTest, ErrorsOfALoadNameTheFile) {
   const testing::TempDir folder;
-  std::ofstream(folder.File("tokenizer.json")) << R"({"model": {"type": "Unigram", "vocab": []}})";
+  std::ofstream(folder.File("tokenizer.json")) << R"({"model": {"type": "WordPiece", "vocab": []}})";
   const auto tokenizer = Tokenizer::Load(folder.path());
   EXPECT_EQ(tokenizer.status().code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(std::string(tokenizer.status().message()),
-              HasSubstr("tokenizer.json: model has the type Unigram, which is not supported"));
+              HasSubstr("tokenizer.json: model has the type WordPiece, which is not supported"));
 }
 
 TEST(TokenizerTest, InvalidUtf8IsRefusedAtItsByte) {
