@@ -14,6 +14,11 @@ endfunction()
 # source), with MOED_ISA naming the namespace of the body; kernels/common/cpu_dispatch.h chooses one at run time. The
 # bodies include plain-data headers only: an inline function of the standard library compiled here for AVX-512 could
 # otherwise be the copy that the linker keeps for everyone.
+if(MOED_SANITIZE)
+  set(_moed_body_optimisation -O1)
+else()
+  set(_moed_body_optimisation -O3)
+endif()
 set(MOED_ISA_FLAGS_generic "")
 set(MOED_ISA_FLAGS_avx2 -mavx2 -mfma -mf16c -mbmi2)
 set(MOED_ISA_FLAGS_avx512 -march=x86-64-v4)
@@ -33,7 +38,7 @@ function(moed_cpu_bodies target)
     add_library(${name}_${isa} OBJECT ${ARG_SOURCES})
     target_link_libraries(${name}_${isa} PRIVATE moed::base moed::tensor)  # for their compile definitions
     target_include_directories(${name}_${isa} PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR})
-    target_compile_options(${name}_${isa} PRIVATE -O3 -ffp-contract=fast -fno-math-errno ${MOED_ISA_FLAGS_${isa}})
+    target_compile_options(${name}_${isa} PRIVATE ${_moed_body_optimisation} -ffp-contract=fast -fno-math-errno ${MOED_ISA_FLAGS_${isa}})
     target_compile_definitions(${name}_${isa} PRIVATE MOED_ISA=${isa} MOED_ISA_${isa}=1)
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:${name}_${isa}>)
   endforeach()
@@ -75,5 +80,6 @@ function(moed_test name)
     return()  # tests/CMakeLists.txt adds the one test
   endif()
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
-  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
+    ENVIRONMENT "${MOED_TEST_ENVIRONMENT}")
 endfunction()

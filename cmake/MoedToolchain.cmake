@@ -19,8 +19,21 @@ else()
 endif()
 add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:${_moed_warnings}>")
 
+# What every test runs with: where the sanitizers stop, and what they may overlook (tests/support/sanitizers).
+set(MOED_TEST_ENVIRONMENT "")
 if(MOED_SANITIZE)
+  # -O1: compiles in half the time, and stack traces name the lines that one reads.
+  set(CMAKE_CXX_FLAGS_RELEASE "-O1 -DNDEBUG")
+  set(_moed_suppressions ${CMAKE_CURRENT_SOURCE_DIR}/tests/support/sanitizers)
+  list(APPEND MOED_TEST_ENVIRONMENT
+    "ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1"
+    "LSAN_OPTIONS=suppressions=${_moed_suppressions}/lsan.supp:print_suppressions=0"
+    "UBSAN_OPTIONS=print_stacktrace=1"
+    "TSAN_OPTIONS=suppressions=${_moed_suppressions}/tsan.supp:second_deadlock_stack=1")
   add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${MOED_SANITIZE}> -fno-omit-frame-pointer -g1)
+  if(MOED_SANITIZE MATCHES undefined)
+    add_compile_options(-fno-sanitize-recover=undefined)
+  endif()
   add_link_options(-fsanitize=${MOED_SANITIZE})
 endif()
 
