@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/chat_template.jsonl and tests/golden/jinja.jsonl: what Python's jinja2 renders.
+"""Makes tests/golden/chat_template.jsonl, template_set.jsonl and jinja.jsonl: what Python's jinja2 renders.
 
 The environment is the one in which transformers renders chat templates: it is taken from
 transformers.utils.chat_template_utils itself, as are the names under which templates see a message's reasoning. Made with transformers 5.24.0, jinja2 3.1.6, Python 3.11.
 
-    make_template_golden.py TEMPLATES_DIR      (a folder of *.jinja with a folder contexts/ of *.json)
+    make_template_golden.py [TEMPLATES_DIR]      (a folder of *.jinja with a folder contexts/ of *.json)
 
 chat_template.jsonl: a line {"context": NAME, "input": {...}} for each conversation, then a line
 {"template": FILE, "context": NAME, "text" or "text_fnv1a" or "error": ...} for each pair. The templates stay where they
 are: the test reads them from the same folder. Long outputs are kept as their size and hash to stay small; one of each template
 is kept whole, so that a difference can be read.
+template_set.jsonl: the same for the templates in tests/golden/templates, over the conversations of chat_template.jsonl
+and some more, which come first.
 jinja.jsonl: a line {"template": SOURCE, "text" or "error": ...} for each construct of the language.
 """
 
@@ -324,6 +326,65 @@ CONTEXTS = {
         **TOKENS,
     },
 }
+# For template_set.jsonl only: parts that are no text, and shapes that templates ask about.
+MORE_CONTEXTS = {
+    "media": {
+        "messages": [
+            {"role": "system", "content": [{"type": "text", "text": "See. "}, "Hear."]},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": "data:,", "detail": "high"}},
+                    {"type": "image", "image": "a.png", "tiles": 3},
+                    {"type": "text", "text": "What differs?"},
+                    {"type": "video", "video": "b.mp4", "frames": [0, 3, 7], "fps": 3},
+                    {"type": "video", "video": "c.mp4"},
+                    {"type": "audio", "audio": {"format": "mp3"}},
+                    {"type": "audio", "audio": {}},
+                ],
+            },
+            {"role": "assistant", "content": [{"type": "text", "text": "Colours."}]},
+            {"role": "user", "content": [{"type": "image", "image": "d.png"}]},
+        ],
+        "add_vision_id": True,
+        "add_generation_prompt": True,
+        **TOKENS,
+    },
+    "unknown_part": {"messages": [{"role": "user", "content": [{"type": "smell", "smell": "ü"}]}], **TOKENS},
+    "bare_tool": {
+        "messages": TURNS[:1],
+        "tools": [{"name": "f", "description": " d\n", "parameters": {"type": "object", "properties": {}}}],
+        "custom_tools": [PLAIN_TOOL],
+        "tools_in_user_message": False,
+        "date_string": "1 Jan 2025",
+        **TOKENS,
+    },
+    "deep_arguments": {
+        "messages": [
+            TURNS[0],
+            {
+                "role": "assistant",
+                "content": "  ",
+                "tool_calls": [call("f", {"a": {"b": [1, {"c": None}]}, "s": "<é>", "n": -0.0, "t": True}, "abcdefghi")],
+            },
+            {"role": "tool", "content": {"content": [1, 2], "ok": True}, "tool_call_id": "abcdefghi"},
+            {"role": "ipython", "content": ["x", 1]},
+        ],
+        "builtin_tools": ["code_interpreter", "f"],
+        "add_generation_prompt": True,
+        **TOKENS,
+    },
+    "strict": {"messages": TURNS[:2], "strict": True, "enable_thinking": True, **TOKENS},
+    "many_turns": {
+        "messages": [
+            {"role": ("user", "assistant")[i % 2], "content": f"{'word ' * i}{i}<think>{i}</think>\n{chr(0x4E00 + i)}"}
+            for i in range(9)
+        ],
+        "reasoning_effort": "high",
+        "add_generation_prompt": True,
+        **TOKENS,
+    },
+}
 # Outputs longer than this are kept as their hash, but for one of each template.
 WHOLE_BYTES = 300
 
@@ -333,18 +394,30 @@ def write_chat_templates(folder, out):
     lines = [{"context": name, "input": context} for name, context in contexts.items()]
     for path in sorted((folder / "contexts").glob("*.json")):
         contexts[path.stem] = with_defaults(json.loads(path.read_text()))
+    write(out / "chat_template.jsonl", lines + render_all(folder, contexts, WHOLE_BYTES))
+
+
+def write_template_set(out):
+    more = {name: with_defaults(context) for name, context in MORE_CONTEXTS.items()}
+    lines = [{"context": name, "input": context} for name, context in more.items()]
+    contexts = {name: with_defaults(context) for name, context in CONTEXTS.items()} | more
+    write(out / "template_set.jsonl", lines + render_all(out / "templates", contexts, 60))
+
+
+def render_all(folder, contexts, whole_bytes):
+    lines = []
     for path in sorted(folder.glob("*.jinja")):
         kept_whole = False
         for name, context in contexts.items():
             result = render(path.read_text(), context)
             text = result.get("text")
-            if text is not None and len(text.encode()) > WHOLE_BYTES:
+            if text is not None and len(text.encode()) > whole_bytes:
                 if kept_whole or "tool" not in name:
                     result = {"text_bytes": len(text.encode()), "text_fnv1a": fnv1a(text)}
                 else:
                     kept_whole = True
             lines.append({"template": path.name, "context": name, **result})
-    write(out / "chat_template.jsonl", lines)
+    return lines
 
 
 def write_constructs(out):
@@ -368,7 +441,9 @@ def write(path, lines):
 def main():
     print(f"transformers {transformers.__version__}, jinja2 {jinja2.__version__}, Python {sys.version.split()[0]}")
     out = pathlib.Path(__file__).parent
-    write_chat_templates(pathlib.Path(sys.argv[1]), out)
+    if len(sys.argv) > 1:
+        write_chat_templates(pathlib.Path(sys.argv[1]), out)
+    write_template_set(out)
     write_constructs(out)
 
 

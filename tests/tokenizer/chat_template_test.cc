@@ -40,14 +40,12 @@ std::string MustRender(const ChatTemplate& chat_template, const ordered_json& in
 
 // ---- Real templates over every conversation, as Python renders them ----
 
-TEST(ChatTemplateGolden, RealTemplatesRenderAsPythonDoes) {
-  const char* data = std::getenv("MOED_TEST_DATA");
-  if (data == nullptr) GTEST_SKIP() << "MOED_TEST_DATA is not set";
-  const std::filesystem::path folder = std::filesystem::path(data) / "templates";
+// Renders the templates of `folder` as the goldens tell; returns how many were compared.
+int CompareAll(const std::filesystem::path& folder, const std::vector<ordered_json>& goldens) {
   std::map<std::string, ordered_json> contexts;
   std::map<std::string, std::unique_ptr<ChatTemplate>> templates;
   int compared = 0;
-  for (const ordered_json& line : ReadJsonLines("tests/golden/chat_template.jsonl")) {
+  for (const ordered_json& line : goldens) {
     const std::string context = line["context"];
     if (line.contains("input")) {
       contexts[context] = line["input"];
@@ -62,7 +60,24 @@ TEST(ChatTemplateGolden, RealTemplatesRenderAsPythonDoes) {
     CompareWithGolden(line, templates[name]->Render(contexts[context], GoldenNow()));
     ++compared;
   }
-  EXPECT_EQ(compared, 12 * 40);
+  return compared;
+}
+
+TEST(ChatTemplateGolden, RealTemplatesRenderAsPythonDoes) {
+  const char* data = std::getenv("MOED_TEST_DATA");
+  if (data == nullptr) GTEST_SKIP() << "MOED_TEST_DATA is not set";
+  EXPECT_EQ(CompareAll(std::filesystem::path(data) / "templates", ReadJsonLines("tests/golden/chat_template.jsonl")),
+            12 * 40);
+}
+
+// Templates of the project's own, which use what the real ones do not.
+TEST(ChatTemplateGolden, TheSecondSetRendersAsPythonDoes) {
+  std::vector<ordered_json> goldens;
+  for (ordered_json& line : ReadJsonLines("tests/golden/chat_template.jsonl")) {
+    if (line.contains("input")) goldens.push_back(std::move(line));
+  }
+  for (ordered_json& line : ReadJsonLines("tests/golden/template_set.jsonl")) goldens.push_back(std::move(line));
+  EXPECT_EQ(CompareAll("tests/golden/templates", goldens), 12 * 43);
 }
 
 // ---- Input ----

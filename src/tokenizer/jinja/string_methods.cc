@@ -57,7 +57,7 @@ std::vector<std::string> SplitSpace(std::string_view text, int64_t limit, Budget
   while (!text.empty()) {
     ChargePiece(budget);
     if (limit >= 0 && static_cast<int64_t>(parts.size()) == limit) {
-      parts.emplace_back(StripRight(text));
+      parts.emplace_back(text);
       break;
     }
     size_t end = 0;
@@ -78,7 +78,7 @@ std::vector<std::string> SplitSpaceFromRight(std::string_view text, int64_t limi
   while (!text.empty()) {
     ChargePiece(budget);
     if (limit >= 0 && static_cast<int64_t>(parts.size()) == limit) {
-      parts.emplace_back(StripLeft(text));
+      parts.emplace_back(text);
       break;
     }
     size_t begin = text.size();
