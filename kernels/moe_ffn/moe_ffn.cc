@@ -32,6 +32,18 @@ absl::Status CheckExperts(const MoeFfnArgs& args) {
   return absl::OkStatus();
 }
 
+absl::Status CheckBiases(const MoeFfnArgs& args) {
+  const int64_t hidden = args.x.dim(1), intermediate = args.gate[0].n;
+  const auto check = [&](std::string_view name, const TensorView& bias, int64_t size) -> absl::Status {
+    MOED_RETURN_IF_ERROR(CheckTensor(name, bias, {DType::kF32}, {args.num_experts, size}));
+    return CheckContiguous(name, bias);
+  };
+  if (args.gate_bias.empty() && args.up_bias.empty() && args.down_bias.empty()) return absl::OkStatus();
+  MOED_RETURN_IF_ERROR(check("gate_bias", args.gate_bias, intermediate));
+  MOED_RETURN_IF_ERROR(check("up_bias", args.up_bias, intermediate));
+  return check("down_bias", args.down_bias, hidden);
+}
+
 // Every pair once, by expert.
 absl::Status CheckPairs(const MoeFfnArgs& args) {
   const int64_t num_pairs = args.sorted_pairs.dim(0);
@@ -64,6 +76,7 @@ absl::Status Check(const MoeFfnArgs& args) {
   const int64_t num_tokens = args.x.dim(0), hidden = args.x.dim(1);
   MOED_RETURN_IF_ERROR(CheckTensor("out", args.out, {DType::kF32}, {num_tokens, hidden}));
   MOED_RETURN_IF_ERROR(CheckExperts(args));
+  MOED_RETURN_IF_ERROR(CheckBiases(args));
   if (args.top_k < 1) return InvalidArgument("top_k is {}; it must be at least 1", args.top_k);
   MOED_RETURN_IF_ERROR(CheckTensor("weights", args.weights, {DType::kF32}, {num_tokens, args.top_k}));
   MOED_RETURN_IF_ERROR(CheckContiguous("weights", args.weights));

@@ -9,7 +9,12 @@
 
 namespace moed::kernels {
 
-enum class Activation : uint8_t { kSilu, kGeluTanh };
+// What becomes of the products with gate and up.
+enum class Activation : uint8_t {
+  kSilu,           // silu(gate) * up
+  kGeluTanh,       // gelu(gate) * up, by its approximation with tanh
+  kClampedSwiglu,  // GPT-OSS: g * sigmoid(swiglu_alpha * g) * (u + 1) with g = min(gate, limit), u = up within +-limit
+};
 
 struct MoeFfnArgs {
   TensorView x;  // f32 [num_tokens, hidden], rows may be strided
@@ -19,7 +24,12 @@ struct MoeFfnArgs {
   const PackedWeight* gate = nullptr;  // [intermediate, hidden]
   const PackedWeight* up = nullptr;    // [intermediate, hidden]
   const PackedWeight* down = nullptr;  // [hidden, intermediate]
+  // Optional biases, all three or none: added to the products with gate, up and down.
+  TensorView gate_bias;  // f32 [num_experts, intermediate]
+  TensorView up_bias;    // f32 [num_experts, intermediate]
+  TensorView down_bias;  // f32 [num_experts, hidden]
   Activation activation = Activation::kSilu;
+  float swiglu_alpha = 1.702f, swiglu_limit = 7.0f;  // of kClampedSwiglu
   // The router's results, as MoeGating gives them.
   int top_k = 1;
   TensorView weights;         // f32 [num_tokens, top_k]

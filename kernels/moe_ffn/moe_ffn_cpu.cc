@@ -120,15 +120,36 @@ void PackHidden(const ExecContext& ctx, const MoeFfnArgs& args, const Plan& plan
   });
 }
 
-// The part of tile.hidden for the `outputs` outputs from `column` on: act(gate) * up, of one panel's products
+// results[rows][kPanel] += bias[outputs], of one panel.
+MOED_ALWAYS_INLINE void AddBias(const float* bias, int64_t outputs, int rows, float* results) {
+  for (int64_t i = 0; i < outputs; i += kLanes) {
+    const VecF32 b = LoadFirst(bias + i, outputs - i < kLanes ? outputs - i : kLanes);
+    for (int row = 0; row < rows; ++row) Store(results + row * kPanel + i, Load(results + row * kPanel + i) + b);
+  }
+}
+
+// The second operand is taken where one is NaN, so that a NaN is not lost.
+MOED_ALWAYS_INLINE VecF32 ClampedSwiglu(VecF32 gate, VecF32 up, float alpha, float limit) {
+  const VecF32 g = Min(Set(limit), gate);
+  const VecF32 u = Max(Set(-limit), Min(Set(limit), up));
+  return g / (1.0f + Exp(-alpha * g)) * (u + 1.0f);
+}
+
+// The part of tile.hidden for the `outputs` outputs from `column` on: act(gate, up), of one panel's products
 // [rows][kPanel]; `gate` is overwritten.
-MOED_ALWAYS_INLINE void ActivateTile(Activation activation, float* gate, const float* up, const Tile& tile,
+MOED_ALWAYS_INLINE void ActivateTile(const MoeFfnArgs& args, float* gate, const float* up, const Tile& tile,
                                      int64_t column, int64_t outputs, const TileFormat& hidden_format) {
   const int rows = tile.rows;
-  if (activation == Activation::kSilu) {
-    for (int i = 0; i < rows * kPanel; i += kLanes) Store(gate + i, Silu(Load(gate + i)) * Load(up + i));
+  const int size = rows * static_cast<int>(kPanel);
+  if (args.activation == Activation::kSilu) {
+    for (int i = 0; i < size; i += kLanes) Store(gate + i, Silu(Load(gate + i)) * Load(up + i));
+  } else if (args.activation == Activation::kGeluTanh) {
+    for (int i = 0; i < size; i += kLanes) Store(gate + i, GeluTanh(Load(gate + i)) * Load(up + i));
   } else {
-    for (int i = 0; i < rows * kPanel; i += kLanes) Store(gate + i, GeluTanh(Load(gate + i)) * Load(up + i));
+    const float alpha = args.swiglu_alpha, limit = args.swiglu_limit;
+    for (int i = 0; i < size; i += kLanes) {
+      Store(gate + i, ClampedSwiglu(Load(gate + i), Load(up + i), alpha, limit));
+    }
   }
   if (hidden_format.is_integer) {
     for (int row = 0; row < rows; ++row) {
@@ -160,8 +181,15 @@ void GateUpItem(const MoeFfnArgs& args, const Plan& plan, const ActiveExpert& ex
                   PartToPrefetch(has_next ? up.Panel(panel + count) : nullptr, up, t, item_tiles), up_products);
       for (int i = 0; i < count; ++i) {
         const int64_t column = (panel + i) * kPanel, left = intermediate - column;
-        ActivateTile(args.activation, gate_products + i * tile.rows * kPanel, up_products + i * tile.rows * kPanel,
-                     tile, column, left < kPanel ? left : kPanel, plan.hidden_format);
+        const int64_t outputs = left < kPanel ? left : kPanel;
+        float* const gate_panel = gate_products + i * tile.rows * kPanel;
+        float* const up_panel = up_products + i * tile.rows * kPanel;
+        if (!args.gate_bias.empty()) {
+          const int64_t offset = expert.expert * intermediate + column;
+          AddBias(args.gate_bias.As<float>() + offset, outputs, tile.rows, gate_panel);
+          AddBias(args.up_bias.As<float>() + offset, outputs, tile.rows, up_panel);
+        }
+        ActivateTile(args, gate_panel, up_panel, tile, column, outputs, plan.hidden_format);
       }
     }
   }
@@ -182,7 +210,7 @@ void GateUp(const ExecContext& ctx, const MoeFfnArgs& args, const Plan& plan) {
 // results[pair][width], width = (panel_end - panel_begin) * kPanel.
 void DownPanels(const MoeFfnArgs& args, const Plan& plan, int64_t panel_begin, int64_t panel_end, float* results) {
   const int32_t* const pairs = args.sorted_pairs.As<int32_t>();
-  const int64_t width = (panel_end - panel_begin) * kPanel;
+  const int64_t width = (panel_end - panel_begin) * kPanel, down_outputs = args.down[0].n;
   alignas(64) float products[kMaxTileOutputs];
   for (int64_t e = 0; e < plan.num_experts; ++e) {
     const ActiveExpert& expert = plan.experts[e];
@@ -200,6 +228,11 @@ void DownPanels(const MoeFfnArgs& args, const Plan& plan, int64_t panel_begin, i
       for (int64_t t = 0; t < num_tiles; ++t) {
         const Tile& tile = plan.tiles[expert.tile_begin + t];
         TileProduct(tile.down_in, tile.rows, down, panel, count, PartToPrefetch(next, down, t, num_tiles), products);
+        for (int i = 0; i < count && !args.down_bias.empty(); ++i) {
+          const int64_t column = (panel + i) * kPanel, left = down_outputs - column;
+          AddBias(args.down_bias.As<float>() + expert.expert * down_outputs + column, left < kPanel ? left : kPanel,
+                  tile.rows, products + i * tile.rows * kPanel);
+        }
         for (int i = 0; i < count * tile.rows; ++i) {
           const int64_t column = (panel - panel_begin + i / tile.rows) * kPanel;
           std::memcpy(results + pairs[tile.first + i % tile.rows] * width + column, products + i * kPanel,

@@ -8,19 +8,35 @@
 namespace moed::kernels::reference {
 namespace {
 
-double Activate(Activation activation, double x) {
-  if (activation == Activation::kSilu) return x / (1 + std::exp(-x));
-  const double u = std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x);
-  return 0.5 * x * (1 + std::tanh(u));
+double Activate(const MoeFfnArgs& args, double gate, double up) {
+  switch (args.activation) {
+    case Activation::kSilu:
+      return gate / (1 + std::exp(-gate)) * up;
+    case Activation::kGeluTanh:
+      return 0.5 * gate * (1 + std::tanh(std::sqrt(2 / M_PI) * (gate + 0.044715 * gate * gate * gate))) * up;
+    case Activation::kClampedSwiglu: {
+      const double limit = args.swiglu_limit;
+      const double g = gate > limit ? limit : gate, u = up > limit ? limit : up < -limit ? -limit : up;
+      return g / (1 + std::exp(-args.swiglu_alpha * g)) * (u + 1);
+    }
+  }
+  return 0;
+}
+
+// x * weight^T, and the expert's bias where there is one.
+std::vector<double> ProductAndBias(const std::vector<float>& x, const PackedWeight& weight, const TensorView& bias,
+                                   int64_t expert) {
+  std::vector<double> result = Product(x, weight);
+  for (int64_t i = 0; i < weight.n && !bias.empty(); ++i) result[i] += At<float>(bias, expert, i);
+  return result;
 }
 
 std::vector<double> Expert(const MoeFfnArgs& args, int64_t expert, const std::vector<float>& x) {
-  const std::vector<double> gate = Product(x, args.gate[expert]), up = Product(x, args.up[expert]);
+  const std::vector<double> gate = ProductAndBias(x, args.gate[expert], args.gate_bias, expert);
+  const std::vector<double> up = ProductAndBias(x, args.up[expert], args.up_bias, expert);
   std::vector<float> hidden(gate.size());
-  for (size_t i = 0; i < hidden.size(); ++i) {
-    hidden[i] = static_cast<float>(Activate(args.activation, gate[i]) * up[i]);
-  }
-  return Product(hidden, args.down[expert]);
+  for (size_t i = 0; i < hidden.size(); ++i) hidden[i] = static_cast<float>(Activate(args, gate[i], up[i]));
+  return ProductAndBias(hidden, args.down[expert], args.down_bias, expert);
 }
 
 }  // namespace

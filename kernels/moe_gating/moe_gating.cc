@@ -25,6 +25,9 @@ absl::Status Check(const MoeGatingArgs& args) {
   if (!args.correction_bias.empty()) {
     MOED_RETURN_IF_ERROR(CheckTensor("correction_bias", args.correction_bias, {DType::kF32}, {num_experts}));
   }
+  if (args.scoring == RouterScoring::kSparseMixer && (!args.correction_bias.empty() || args.num_groups > 1)) {
+    return InvalidArgument("SparseMixer takes neither a correction_bias nor groups ({})", args.num_groups);
+  }
   const int64_t num_pairs = num_tokens * args.top_k;
   MOED_RETURN_IF_ERROR(CheckTensor("expert_ids", args.expert_ids, {DType::kI32}, {num_tokens, args.top_k}));
   MOED_RETURN_IF_ERROR(CheckContiguous("expert_ids", args.expert_ids));

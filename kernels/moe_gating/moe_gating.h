@@ -6,8 +6,10 @@
 
 namespace moed::kernels {
 
-// How logits become scores: softmax over all experts (Mixtral, Qwen), or a sigmoid each (DeepSeek-V3).
-enum class RouterScoring : uint8_t { kSoftmax, kSigmoid };
+// How logits become scores: softmax over all experts (Mixtral, Qwen), or a sigmoid each (DeepSeek-V3). SparseMixer (Liu
+// et al. 2023, arXiv:2310.00811; Phi-3.5-MoE) chooses one expert after the other, the best logit m first, and weighs it
+// by its softmax over those not yet chosen whose logits l are near: (m - l) / max(|l|, m) at most twice the jitter.
+enum class RouterScoring : uint8_t { kSoftmax, kSigmoid, kSparseMixer };
 
 struct MoeGatingArgs {
   TensorView logits;  // f32 [num_tokens, num_experts], rows may be strided
@@ -26,6 +28,7 @@ struct MoeGatingArgs {
   // as its best without (DeepSeek-V2).
   int num_groups = 1;
   int top_groups = 1;
+  float jitter = 0.01f;  // of kSparseMixer, which has no bias and no groups
 
   // Results. Experts in the order in which they were chosen, the best first; of equals the lower index. A NaN ranks
   // below every number, so that the indices are valid and distinct whatever the logits are.

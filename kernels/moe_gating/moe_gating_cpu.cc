@@ -120,6 +120,20 @@ void ExcludeGroups(const MoeGatingArgs& args, const float* values, const TokenSc
   }
 }
 
+// The weight of the choice `best` under SparseMixer: experts whose key is excluded were chosen before.
+float SparseMixerWeight(const float* logits, const int32_t* keys, int64_t num_experts, int32_t best, float jitter) {
+  const VecF32 max = Set(logits[best]);
+  VecF32 sum = Set(0);
+  for (int64_t i = 0; i < num_experts; i += kLanes) {
+    const VecF32 logit = LoadPadded(logits, i, num_experts, Set(0));
+    const VecF32 magnitude = logit < 0.0f ? -logit : logit;
+    const VecI32 is_far = (max - logit) / Max(magnitude, max) > Set(2.0f * jitter);
+    const VecI32 was_chosen = LoadBits<VecI32>(keys + i) == SetI32(kExcluded);
+    sum += (is_far | was_chosen) != 0 ? Set(0) : Exp(logit - max);
+  }
+  return 1.0f / ReduceSum(sum);
+}
+
 void ChooseExperts(const MoeGatingArgs& args, int64_t token, const TokenScratch& scratch) {
   const int64_t num_experts = args.logits.dim(1), padded_experts = Padded(num_experts);
   const float* const logits = args.logits.As<float>() + token * args.logits.stride(0);
@@ -137,10 +151,12 @@ void ChooseExperts(const MoeGatingArgs& args, int64_t token, const TokenScratch&
   float sum = 0;
   for (int choice = 0; choice < args.top_k; ++choice) {
     const int32_t expert = IndexOfMax(scratch.keys, padded_experts);
-    scratch.keys[expert] = kExcluded;
     ids[choice] = expert;
-    weights[choice] = scratch.scores[expert];
-    sum += scratch.scores[expert];
+    weights[choice] = args.scoring == RouterScoring::kSparseMixer
+                          ? SparseMixerWeight(logits, scratch.keys, num_experts, expert, args.jitter)
+                          : scratch.scores[expert];
+    scratch.keys[expert] = kExcluded;
+    sum += weights[choice];
   }
   // Far below every sum but that of scores that are all zero, whose weights stay zero.
   if (args.renormalize && sum < 1e-20f) sum = 1e-20f;

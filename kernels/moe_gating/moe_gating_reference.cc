@@ -59,6 +59,22 @@ std::vector<int> RankExperts(const MoeGatingArgs& args, int64_t token, const std
   return ranks;
 }
 
+// The weights of the chosen experts, in the order of choice.
+std::vector<double> SparseMixerWeights(const MoeGatingArgs& args, int64_t token, const std::vector<int>& ranks) {
+  std::vector<double> weights;
+  for (int choice = 0; choice < args.top_k; ++choice) {
+    const double best = At<float>(args.logits, token, ranks[choice]);
+    double sum = 0;
+    for (size_t i = choice; i < ranks.size(); ++i) {
+      const double logit = At<float>(args.logits, token, ranks[i]);
+      const bool is_far = (best - logit) / std::max(std::abs(logit), best) > 2.0 * args.jitter;  // 0 / 0 is not
+      if (!is_far) sum += std::exp(logit - best);
+    }
+    weights.push_back(1 / sum);
+  }
+  return weights;
+}
+
 void SortPairs(const MoeGatingArgs& args) {
   const int64_t num_experts = args.logits.dim(1), num_pairs = args.sorted_pairs.dim(0);
   int32_t next = 0;
@@ -78,10 +94,13 @@ void MoeGating(const MoeGatingArgs& args) {
   for (int64_t token = 0; token < args.logits.dim(0); ++token) {
     const std::vector<double> scores = Scores(args, token);
     const std::vector<int> ranks = RankExperts(args, token, scores);
+    std::vector<double> chosen;
+    for (int choice = 0; choice < args.top_k; ++choice) chosen.push_back(scores[ranks[choice]]);
+    if (args.scoring == RouterScoring::kSparseMixer) chosen = SparseMixerWeights(args, token, ranks);
     double sum = 0;
-    for (int choice = 0; choice < args.top_k; ++choice) sum += scores[ranks[choice]];
+    for (double weight : chosen) sum += weight;
     for (int choice = 0; choice < args.top_k; ++choice) {
-      double weight = scores[ranks[choice]];
+      double weight = chosen[choice];
       if (args.renormalize) weight /= std::max(sum, 1e-20);
       At<int32_t>(args.expert_ids, token, choice) = ranks[choice];
       At<float>(args.weights, token, choice) = static_cast<float>(weight * args.weight_scale);

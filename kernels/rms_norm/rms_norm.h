@@ -12,8 +12,9 @@ struct RmsNormArgs {
   // strided.
   TensorView x;
   TensorView weight;  // f32 [hidden] (or [head_dim])
-  // Optional, f32, the shape of x: residual += x, and the sum is what is normalised.
+  // Optional, f32, the shape of x: residual += residual_scale * x, and the sum is what is normalised.
   TensorView residual = {};
+  float residual_scale = 1.0f;
   float eps = 1e-6f;
   TensorView out;  // f32, the shape of x; may be x itself
 };

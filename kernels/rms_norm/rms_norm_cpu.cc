@@ -7,8 +7,8 @@ namespace {
 // Elements worth a piece of their own to a thread.
 constexpr int64_t kPieceElements = 16384;
 
-// The sum of the squares of x, which first takes `add` in when there is one.
-MOED_ALWAYS_INLINE float AddAndSumSquares(const float* add, float* x, int64_t size) {
+// The sum of the squares of x, which first takes scale * add in when there is an `add`.
+MOED_ALWAYS_INLINE float AddAndSumSquares(const float* add, float scale, float* x, int64_t size) {
   VecF32 sums[4] = {};
   int64_t i = 0;
   // Four sums, so that additions need not wait for each other.
@@ -16,7 +16,7 @@ MOED_ALWAYS_INLINE float AddAndSumSquares(const float* add, float* x, int64_t si
     for (int j = 0; j < 4; ++j) {
       VecF32 v = Load(x + i + j * kLanes);
       if (add != nullptr) {
-        v += Load(add + i + j * kLanes);
+        v = MulAdd(Load(add + i + j * kLanes), Set(scale), v);
         Store(x + i + j * kLanes, v);
       }
       sums[j] = MulAdd(v, v, sums[j]);
@@ -26,7 +26,7 @@ MOED_ALWAYS_INLINE float AddAndSumSquares(const float* add, float* x, int64_t si
     const int64_t n = size - i < kLanes ? size - i : kLanes;
     VecF32 v = LoadFirst(x + i, n);
     if (add != nullptr) {
-      v += LoadFirst(add + i, n);
+      v = MulAdd(LoadFirst(add + i, n), Set(scale), v);
       StoreFirst(x + i, v, n);
     }
     sums[0] = MulAdd(v, v, sums[0]);
@@ -63,7 +63,8 @@ void RmsNorm(const ExecContext& ctx, const RmsNormArgs& args) {
                                  add = x;
                                  x = Row(args.residual, row, heads);
                                }
-                               const float mean_square = AddAndSumSquares(add, x, size) / static_cast<float>(size);
+                               const float sum = AddAndSumSquares(add, args.residual_scale, x, size);
+                               const float mean_square = sum / static_cast<float>(size);
                                const float factor = 1.0f / __builtin_sqrtf(mean_square + args.eps);
                                ScaleRow(x, weight, factor, size, Row(args.out, row, heads));
                              }

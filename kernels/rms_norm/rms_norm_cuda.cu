@@ -20,20 +20,21 @@ struct RmsNormParameters {
   const float* weight;
   int64_t num_rows;
   int heads, size;
-  float eps;
+  float eps, residual_scale;
 };
 
 __device__ __forceinline__ float* RowOf(const Rows& rows, int64_t row, int heads) {
   return rows.data + row / heads * rows.token_stride + row % heads * rows.head_stride;
 }
 
-// This thread's part of the sum of squares of row x, which first takes `add` in when there is one.
-__device__ __forceinline__ float AddAndSumSquares(const float* add, float* x, int size, int first, int step) {
+// This thread's part of the sum of squares of row x, which first takes scale * add in when there is an `add`.
+__device__ __forceinline__ float AddAndSumSquares(const float* add, float scale, float* x, int size, int first,
+                                                  int step) {
   float sum = 0.0f;
   for (int i = first; i < size; i += step) {
     float value = x[i];
     if (add != nullptr) {
-      value += add[i];
+      value += scale * add[i];
       x[i] = value;
     }
     sum += value * value;
@@ -63,7 +64,7 @@ __global__ void __launch_bounds__(kThreads) RmsNormWarpKernel(RmsNormParameters 
   const int lane = static_cast<int>(threadIdx.x % 32);
   const float* add;
   float* x = SourceOf(p, row, &add);
-  const float sum = WarpSum(AddAndSumSquares(add, x, p.size, lane, 32));
+  const float sum = WarpSum(AddAndSumSquares(add, p.residual_scale, x, p.size, lane, 32));
   ScaleRow(p, x, RowOf(p.out, row, p.heads), sum, lane, 32);
 }
 
@@ -73,7 +74,7 @@ __global__ void __launch_bounds__(kThreads) RmsNormBlockKernel(RmsNormParameters
   const int thread = static_cast<int>(threadIdx.x);
   const float* add;
   float* x = SourceOf(p, row, &add);
-  const float warp_sum = WarpSum(AddAndSumSquares(add, x, p.size, thread, kThreads));
+  const float warp_sum = WarpSum(AddAndSumSquares(add, p.residual_scale, x, p.size, thread, kThreads));
   if (thread % 32 == 0) warp_sums[thread / 32] = warp_sum;
   __syncthreads();
   float sum = 0.0f;
@@ -99,6 +100,7 @@ void RmsNorm(const ExecContext& ctx, const RmsNormArgs& args) {
   p.size = static_cast<int>(args.x.dim(args.x.rank - 1));
   p.num_rows = args.x.dim(0) * p.heads;
   p.eps = args.eps;
+  p.residual_scale = args.residual_scale;
   if (p.num_rows == 0) return;
   if (p.size <= kMaxWarpRow) {
     const auto blocks = static_cast<unsigned>((p.num_rows + kWarps - 1) / kWarps);

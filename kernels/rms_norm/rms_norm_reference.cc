@@ -22,7 +22,10 @@ void RmsNorm(const RmsNormArgs& args) {
       TensorView source = x;
       if (!args.residual.empty()) {
         source = WithHeads(args.residual);
-        for (int64_t i = 0; i < size; ++i) At<float>(source, token, head, i) += At<float>(x, token, head, i);
+        for (int64_t i = 0; i < size; ++i) {
+          float& sum = At<float>(source, token, head, i);
+          sum = static_cast<float>(sum + static_cast<double>(args.residual_scale) * At<float>(x, token, head, i));
+        }
       }
       double squares = 0;
       for (int64_t i = 0; i < size; ++i) squares += std::pow(static_cast<double>(At<float>(source, token, head, i)), 2);

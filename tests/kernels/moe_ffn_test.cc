@@ -157,6 +157,31 @@ TEST_P(MoeFfnTest, MatchesReference) {
   }
 }
 
+TEST_P(MoeFfnTest, BiasesAndClampedSwiglu) {
+  Random random;
+  for (const Shape& shape : {Shape{1, 40, 31, 5, 2}, Shape{33, 70, 65, 4, 3}, Shape{12, 33, 32, 1, 1}}) {
+    const TestTensor x = NormalTensor(random, {shape.num_tokens, shape.hidden}, 2);
+    const TestTensor old_out = NormalTensor(random, {shape.num_tokens, shape.hidden});
+    const TestTensor gate_bias = NormalTensor(random, {shape.num_experts, shape.intermediate});
+    const TestTensor up_bias = NormalTensor(random, {shape.num_experts, shape.intermediate});
+    const TestTensor down_bias = NormalTensor(random, {shape.num_experts, shape.hidden});
+    const Experts experts(random, shape, GetParam());
+    const Routing routing(random, shape, Load::kRandom);
+    for (Activation activation : {Activation::kSilu, Activation::kClampedSwiglu}) {
+      MoeFfnArgs args;
+      args.x = x;
+      experts.AddTo(args);
+      routing.AddTo(args);
+      args.gate_bias = gate_bias;
+      args.up_bias = up_bias;
+      args.down_bias = down_bias;
+      args.activation = activation;
+      args.swiglu_limit = 1.5f;
+      ExpectBodiesMatchReference(args, shape, old_out);
+    }
+  }
+}
+
 TEST_P(MoeFfnTest, EdgeValues) {
   Random random;
   const Shape shape{15, 50, 70, 4, 2};
@@ -311,6 +336,7 @@ TEST(MoeFfnCheckTest, NamesWhatIsWrong) {
   expect_error([](MoeFfnArgs& args) { args.up = nullptr; }, "must each point to 3 weights");
   expect_error([&](MoeFfnArgs& args) { args.up = others.up; }, "up of expert 0 is [13, 20]; it must be [12, 20]");
   expect_error([&](MoeFfnArgs& args) { args.down = others.down; }, "down of expert 0 is [20, 13]");
+  expect_error([&](MoeFfnArgs& args) { args.gate_bias = x; }, "gate_bias is fp32[4, 20]; it must be fp32[3, 12]");
   expect_error([](MoeFfnArgs& args) { args.top_k = 1; }, "weights is fp32[4, 2]");
   // Taken back after each, as the memory is shared.
   expect_error([](MoeFfnArgs& args) { args.sorted_pairs.As<int>()[1] = 8; }, "sorted_pairs[1] is 8");

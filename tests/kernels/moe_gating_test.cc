@@ -148,6 +148,47 @@ TEST(MoeGatingTest, CorrectionBiasAndGroups) {
   }
 }
 
+TEST(MoeGatingTest, SparseMixer) {
+  Random random;
+  for (int i = 0; i < 30; ++i) {
+    const int64_t num_tokens = random.Int(1, 9), num_experts = random.Int(2, 40);
+    MoeGatingArgs args;
+    // Whole sixteenths: whether a logit is near is decided clearly, but for a few that lie exactly at the border, on
+    // whose side double and float agree.
+    TestTensor logits({num_tokens, num_experts});
+    for (int64_t e = 0; e < logits.view().num_elements(); ++e) {
+      logits.As<float>()[e] = static_cast<float>(random.Int(-40, 60)) / 16 + static_cast<float>(e % num_experts) / 4096;
+    }
+    args.logits = logits;
+    args.scoring = RouterScoring::kSparseMixer;
+    args.jitter = static_cast<float>(random.Int(1, 30)) / 100 + 0.0017f;
+    args.top_k = static_cast<int>(random.Int(1, std::min<int64_t>(4, num_experts)));
+    const Results expected = RunReference(args);
+    ForEachCpuBody([&](const ExecContext& ctx) {
+      SCOPED_TRACE(fmt::format("{} tokens, {} experts, top {}", num_tokens, num_experts, args.top_k));
+      ExpectSame(RunBody(ctx, args), expected, WeightTolerance(num_experts, args.top_k));
+    });
+  }
+}
+
+// By hand: of {3, 2.9, 2, -1} with jitter 0.05, 2.9 is near 3 and nothing is near 2.9.
+TEST(MoeGatingTest, SparseMixerMasksEachChoiceAnew) {
+  TestTensor logits({1, 4});
+  const float values[] = {2.0f, 3.0f, -1.0f, 2.9f};
+  std::copy(values, values + 4, logits.As<float>());
+  MoeGatingArgs args;
+  args.logits = logits;
+  args.scoring = RouterScoring::kSparseMixer;
+  args.jitter = 0.05f;
+  args.top_k = 2;
+  ForEachCpuBody([&](const ExecContext& ctx) {
+    const Results results = RunBody(ctx, args);
+    EXPECT_THAT(std::vector<int>(results.expert_ids.As<int>(), results.expert_ids.As<int>() + 2), ElementsAre(1, 3));
+    EXPECT_NEAR(results.weights.As<float>()[0], 1 / (1 + std::exp(-0.1)), 1e-6);
+    EXPECT_EQ(results.weights.As<float>()[1], 1.0f);
+  });
+}
+
 TEST(MoeGatingTest, EqualScoresGoToTheLowerIndex) {
   TestTensor logits({3, 40});
   for (int64_t e = 0; e < 40; ++e) {
@@ -266,6 +307,7 @@ TEST(MoeGatingCheckTest, NamesWhatIsWrong) {
   expect_error([](MoeGatingArgs& args) { args.top_groups = 4; }, "top_groups is 4");
   expect_error([](MoeGatingArgs& args) { args.num_groups = 6, args.top_groups = 1; }, "hold only 2 experts");
   expect_error([&](MoeGatingArgs& args) { args.correction_bias = short_bias; }, "correction_bias is fp32[11]");
+  expect_error([](MoeGatingArgs& args) { args.scoring = RouterScoring::kSparseMixer; }, "neither a correction_bias");
   expect_error([](MoeGatingArgs& args) { args.logits.dtype = DType::kBF16; }, "logits is bf16[3, 12]");
   expect_error([](MoeGatingArgs& args) { args.weights.dtype = DType::kI32; }, "weights is int32[3, 4]");
   expect_error([&](MoeGatingArgs& args) { args.expert_offsets = other.expert_offsets; }, "expert_offsets is int32[12]");

@@ -102,6 +102,26 @@ TEST_P(RmsNormTest, IgnoresCompany) {
   });
 }
 
+TEST_P(RmsNormTest, ScalesWhatItAddsToTheResidual) {
+  const int64_t hidden = GetParam(), num_tokens = 4;
+  test::Random random;
+  const TestTensor x = test::NormalTensor(random, {num_tokens, hidden}), weight = test::NormalTensor(random, {hidden});
+  const TestTensor before = test::NormalTensor(random, {num_tokens, hidden}, 2);
+  const auto run = [&](const TestTensor& residual, const TestTensor& out) {
+    std::memcpy(residual.As<char>(), before.As<char>(), before.view().num_bytes());
+    return RmsNormArgs{.x = x, .weight = weight, .residual = residual, .residual_scale = 0.22f, .out = out};
+  };
+  const TestTensor expected_residual({num_tokens, hidden}), expected({num_tokens, hidden});
+  reference::RmsNorm(run(expected_residual, expected));
+  test::ForEachCpuBody([&](const ExecContext& ctx) {
+    const TestTensor residual({num_tokens, hidden}), out({num_tokens, hidden});
+    RmsNorm(ctx, run(residual, out));
+    // A sum that cancels keeps the rounding of the product; the row's largest elements are above 0.1 by far.
+    EXPECT_TRUE(test::AllClose(residual, expected_residual, test::kFloatEpsilon, test::kFloatEpsilon));
+    EXPECT_TRUE(test::AllClose(out, expected, 4 * Tolerance(hidden), 1e-4));
+  });
+}
+
 INSTANTIATE_TEST_SUITE_P(Sizes, RmsNormTest, testing::Values(1, 2, 15, 16, 64, 127, 1000, 4096));
 
 TEST(RmsNormEdgeTest, ZerosStayZeroAndConstantsBecomeOne) {
