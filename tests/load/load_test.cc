@@ -41,7 +41,7 @@ constexpr int32_t kMaxPrompt = 384, kMaxOutput = 120;  // of a context of 512
 constexpr int32_t kVocab = 512;
 
 // From the second round on, however many there are.
-constexpr int64_t kAllocatedGrowth = int64_t{256} << 10, kResidentGrowth = int64_t{2} << 20;
+constexpr int64_t kAllocatedGrowth = int64_t{1} << 20, kResidentGrowth = int64_t{2} << 20;
 
 // Prompt and output lengths of the trace of conversations, from row `skip` on.
 std::vector<std::pair<int32_t, int32_t>> TraceLengths(const std::string& data, int count) {
