@@ -25,14 +25,19 @@ class Machine {
   const ExecContext& context() const { return context_; }
   const Buffer& weights() const { return weights_; }
 
-  // The next [n, k] weights in memory, going round: by the time that a place comes again, the caches have forgotten it.
+  // The next [n, k] weights in memory.
   kernels::PackedWeight NextWeight(int64_t n, int64_t k, kernels::WeightFormat format) {
-    const size_t bytes = kernels::PackedBytes(n, k, format);
+    return {NextBytes(kernels::PackedBytes(n, k, format)), n, k, format};
+  }
+
+  // The next bytes in memory, going round: by the time that a place comes again, the caches have forgotten it.
+  void* NextBytes(size_t bytes) {
+    bytes = (bytes + 63) / 64 * 64;
     MOED_CHECK(bytes <= weights_.size());
     if (next_ + bytes > weights_.size()) next_ = 0;
-    const kernels::PackedWeight weight{static_cast<char*>(weights_.data()) + next_, n, k, format};
+    void* const place = static_cast<char*>(weights_.data()) + next_;
     next_ += bytes;
-    return weight;
+    return place;
   }
 
  private:
@@ -61,10 +66,10 @@ class Machine {
 };
 
 // Times body() in each iteration of the benchmark and reports the median: GOP/s, GB/s, and both as fractions of the
-// ceilings measured right before and after.
+// ceilings measured right before and after. `bytes` are those that must come from memory; `format` says with what
+// arithmetic the operations are done.
 template <typename Body>
-void Measure(benchmark::State& state, kernels::WeightFormat format, double operations, double weight_bytes,
-             const Body& body) {
+void Measure(benchmark::State& state, kernels::WeightFormat format, double operations, double bytes, const Body& body) {
   const Machine& machine = Machine::Get();
   const int num_threads = machine.context().threads->num_threads();
   double peak = kernels::PeakOperations(machine.context(), format);
@@ -84,12 +89,12 @@ void Measure(benchmark::State& state, kernels::WeightFormat format, double opera
   const double median = seconds[seconds.size() / 2];
   const double best = *std::min_element(seconds.begin(), seconds.end());
   state.counters["GOP/s"] = operations / median / 1e9;
-  state.counters["GB/s"] = weight_bytes / median / 1e9;
+  state.counters["GB/s"] = bytes / median / 1e9;
   state.counters["of_peak"] = operations / median / peak;
-  state.counters["of_read"] = weight_bytes / median / bandwidth;
+  state.counters["of_read"] = bytes / median / bandwidth;
   // Of the quickest iteration: what the kernel does when nobody else takes the cores meanwhile.
   state.counters["best_of_peak"] = operations / best / peak;
-  state.counters["best_of_read"] = weight_bytes / best / bandwidth;
+  state.counters["best_of_read"] = bytes / best / bandwidth;
 }
 
 }  // namespace moed::bench
