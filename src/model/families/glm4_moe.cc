@@ -1,4 +1,8 @@
-// GLM-4.5 and GLM-4.5-Air (arXiv:2508.06471): grouped-query attention with DeepSeek-V3's router.
+// GLM-4.5 and GLM-4.5-Air (arXiv:2508.06471): grouped-query attention with DeepSeek-V3's router; and GLM-4.7-Flash,
+// which is a DeepSeek-V3 of other sizes.
+#include <string>
+#include <vector>
+
 #include "model/families/families.h"
 #include "model/family.h"
 
@@ -27,6 +31,20 @@ void ReadGlm4Moe(const ConfigReader& config, ModelConfig* model) {
 
   const int64_t dense = config.IntOr("first_k_dense_replace", 1, kNotNegative);
   for (int32_t l = 0; l < model->num_layers(); ++l) model->layers[l].is_moe = l >= dense;
+}
+
+void ReadGlm4MoeLite(const ConfigReader& config, ModelConfig* model) {
+  ReadDeepseekV3(config, model);
+  const std::vector<std::string> types = config.Strings("mlp_layer_types");
+  if (!types.empty() && std::ssize(types) != model->num_layers()) {
+    config.Fail(InvalidArgument("config.json: mlp_layer_types names {} layers; num_hidden_layers is {}", types.size(),
+                                model->num_layers()));
+    return;
+  }
+  const int64_t dense = config.IntOr("first_k_dense_replace", 1, kNotNegative);
+  for (int32_t l = 0; l < model->num_layers(); ++l) {
+    model->layers[l].is_moe = types.empty() ? l >= dense : types[l] == "sparse";
+  }
 }
 
 }  // namespace moed::families
