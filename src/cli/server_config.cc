@@ -60,6 +60,7 @@ void ServerConfig::AddServerOptions(OptionTable* table) {
   table->Add("port", &server.port, "Port to listen on; 0 picks a free one");
   table->Add("max_message_bytes", &server.max_message_bytes, "The largest request");
   table->Add("connection_memory_bytes", &server.connection_memory_bytes, "Buffers of all connections together");
+  table->Add("max_connections", &server.max_connections, "Connections open at once; one more is closed as it comes");
   table->Add("handshake_timeout", &server.handshake_timeout, "For a new connection to speak HTTP/2");
   table->Add("keepalive_time", &server.keepalive_time, "Silence after which a peer is asked whether it lives");
   table->Add("drain_timeout", &drain_timeout, "After SIGTERM, time for running requests to end");

@@ -6,9 +6,13 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <absl/time/clock.h>
+
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -20,6 +24,27 @@ namespace {
 
 // Where neither descriptors nor memory suffice even to turn somebody away, the kernel gets time to recover.
 constexpr int kPauseMilliseconds = 100;
+
+// Descriptors that connections leave to the rest of the process.
+constexpr int64_t kOtherDescriptors = 64;
+
+constexpr absl::Duration kTimeBetweenWarnings = absl::Minutes(1);
+
+// The first descriptor that `max_connections` from now on do not need. A new descriptor is always the lowest that is
+// free, so whoever gets a higher one came when as many were open.
+int64_t DescriptorLimit(int32_t max_connections) {
+  const int next = eventfd(0, EFD_CLOEXEC);
+  if (next >= 0) close(next);
+  const int64_t wanted = std::max(next, 0) + int64_t{max_connections};
+  rlimit system;
+  if (getrlimit(RLIMIT_NOFILE, &system) != 0 || system.rlim_cur == RLIM_INFINITY) return wanted;
+  const int64_t possible = static_cast<int64_t>(system.rlim_cur) - kOtherDescriptors;
+  if (possible < wanted) {
+    MOED_LOG_WARNING("max_connections is {}; the system's limit of {} open files (ulimit -n) leaves room for {}",
+                     max_connections, system.rlim_cur, std::max<int64_t>(possible - next, 0));
+  }
+  return std::clamp<int64_t>(possible, next + 1, wanted);
+}
 
 int OpenReserve() { return open("/dev/null", O_RDONLY | O_CLOEXEC); }
 
@@ -94,7 +119,8 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Bind(const std::string& host
   return listener;
 }
 
-void Listener::Start(Handler handler) {
+void Listener::Start(int32_t max_connections, Handler handler) {
+  descriptor_limit_ = DescriptorLimit(max_connections);
   handler_ = std::move(handler);
   thread_ = std::thread([this] { Run(); });
 }
@@ -120,6 +146,10 @@ void Listener::Run() {
 void Listener::AcceptAll(int socket) {
   while (true) {
     const int connection = accept4(socket, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (connection >= descriptor_limit_) {
+      TurnAway(connection);
+      continue;
+    }
     if (connection >= 0) {
       const int on = 1;
       setsockopt(connection, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));  // a token is sent when it is there
@@ -136,6 +166,15 @@ void Listener::AcceptAll(int socket) {
   }
 }
 
+void Listener::TurnAway(int connection) {
+  close(connection);
+  const absl::Time now = absl::Now();
+  if (now - last_warning_ < kTimeBetweenWarnings) return;
+  last_warning_ = now;
+  MOED_LOG_WARNING("connections are turned away: as many are open as max_connections or the system allows");
+}
+
+// Where not even a descriptor is left to accept with.
 bool Listener::TurnOneAway(int socket) {
   if (reserve_ < 0) {
     reserve_ = OpenReserve();
@@ -143,9 +182,8 @@ bool Listener::TurnOneAway(int socket) {
   }
   close(reserve_);
   const int connection = accept4(socket, nullptr, nullptr, SOCK_CLOEXEC);
-  if (connection >= 0) close(connection);
+  if (connection >= 0) TurnAway(connection);
   reserve_ = OpenReserve();
-  MOED_LOG_DEBUG("a connection was turned away: no descriptors are left");
   return connection >= 0;
 }
 

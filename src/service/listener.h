@@ -2,6 +2,8 @@
 #ifndef MOED_SERVICE_LISTENER_H_
 #define MOED_SERVICE_LISTENER_H_
 
+#include <absl/time/time.h>
+
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -31,8 +33,10 @@ class Listener {
 
   int32_t port() const { return port_; }
 
-  // Begins to accept; once.
-  void Start(Handler handler);
+  // Begins to accept; once. A connection beyond `max_connections` open at once is closed as soon as it comes, and one
+  // that would take the last descriptors of the process likewise. Counted are all descriptors that the process opens
+  // from now on, since only the taker knows when a connection ends.
+  void Start(int32_t max_connections, Handler handler);
   // Accepts no more; returns when no handler runs.
   void Stop();
 
@@ -41,12 +45,15 @@ class Listener {
 
   void Run();
   void AcceptAll(int socket);
+  void TurnAway(int connection);
   bool TurnOneAway(int socket);
 
   std::vector<int> sockets_;
   int32_t port_ = 0;
-  int quit_ = -1;     // eventfd
-  int reserve_ = -1;  // given up for a moment, so that a connection can be accepted and closed
+  int quit_ = -1;                 // eventfd
+  int reserve_ = -1;              // given up for a moment, so that a connection can be accepted and closed
+  int64_t descriptor_limit_ = 0;  // the first descriptor that a connection must not have
+  absl::Time last_warning_ = absl::InfinitePast();
   Handler handler_;
   std::thread thread_;
 };

@@ -52,6 +52,9 @@ absl::Status CheckOptions(const ServerOptions& options) {
     return InvalidArgument("connection_memory_bytes is {}; it must be at least max_message_bytes = {}",
                            options.connection_memory_bytes, options.max_message_bytes);
   }
+  if (options.max_connections < 1) {
+    return InvalidArgument("max_connections is {}; it must be at least 1", options.max_connections);
+  }
   for (const auto& [name, value] : {std::pair{"handshake_timeout", options.handshake_timeout},
                                     std::pair{"keepalive_time", options.keepalive_time}}) {
     if (value < absl::Seconds(1) || value > absl::Hours(24)) {
@@ -113,11 +116,12 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
       fmt::format(fmt::runtime(bare_ipv6 ? "[{}]:{}" : "{}:{}"), options.host, impl->listener->port());
   auto server = std::unique_ptr<Server>(new Server(std::move(impl), std::move(address)));
   server->SetReady(false);
-  server->impl_->listener->Start([acceptor = server->impl_->acceptor.get()](int connection) {
+  const auto take = [acceptor = server->impl_->acceptor.get()](int connection) {
     grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters parameters;
     parameters.fd = connection;
     acceptor->HandleNewConnection(&parameters);
-  });
+  };
+  server->impl_->listener->Start(options.max_connections, take);
   return server;
 }
 

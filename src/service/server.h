@@ -25,6 +25,9 @@ struct ServerOptions {
   int32_t max_message_bytes = 32 << 20;
   // Memory for the buffers of all connections together; beyond it gRPC slows down reading. (--connection-memory-bytes)
   int64_t connection_memory_bytes = int64_t{1} << 30;
+  // Connections that may be open at once; one more is closed as soon as it comes. Each takes a descriptor and, when
+  // silent, some tens of KiB. The system's limit of open files may be lower, and then holds. (--max-connections)
+  int32_t max_connections = 16384;
   // How long a connection may take to say that it speaks HTTP/2; those that only connect are dropped then.
   // (--handshake-timeout)
   absl::Duration handshake_timeout = absl::Seconds(10);

@@ -1,9 +1,14 @@
 """What comes to a server's port that is no gRPC, or stops in the middle."""
 
+import contextlib
 import dataclasses
+import resource
 import socket
 import struct
 import typing
+import unittest
+
+from server import generate_request
 
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
@@ -54,6 +59,46 @@ def open_and_drop(count, at_once):
     return run
 
 
+def allow_descriptors(count):
+    """Each connection takes one of ours, too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < count + 256:
+        raise unittest.SkipTest(f"the system allows {hard} open files, too few for {count} connections")
+    if soft != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count + 256), hard))
+
+
+def is_greeted(connection):
+    """Whether the server answers a connection's settings by its own, or hangs up."""
+    try:
+        return bool(connection.recv(1))
+    except ConnectionError:
+        return False
+
+
+def hold_open(count, allowed=None):
+    """Connections that speak HTTP/2 and stay. While they do, a connection from before them is served."""
+
+    def run(server):
+        allow_descriptors(count)
+        with contextlib.ExitStack() as stack:
+            connections = []
+            for _ in range(count):
+                connections.append(stack.enter_context(connect(server)))
+                with contextlib.suppress(ConnectionError):
+                    connections[-1].sendall(HTTP2_PREFACE + SETTINGS)
+            greeted = sum(map(is_greeted, connections))
+            server.stub.Generate(generate_request(max_tokens=1), timeout=TIMEOUT_S)
+        if greeted == count:
+            return "all are held"
+        # A few of what is allowed goes to the server's own files and to connections from before.
+        if allowed is not None and allowed - 50 <= greeted <= allowed:
+            return "as many as allowed are held"
+        return f"{greeted} are held"
+
+    return run
+
+
 def reset_inside_a_request(server):
     with connect(server) as connection:
         connection.sendall(HTTP2_PREFACE + SETTINGS + b"\x00\x40\x00\x01\x04\x00\x00\x00\x01" + b"\x82" * 100)
@@ -85,3 +130,8 @@ FLOOD_ROWS = [
     ConnectionRow("connection: 500 at once, opened and dropped", open_and_drop(500, 500), "nothing is left of them"),
     ConnectionRow("connection: 10,000, opened and dropped", open_and_drop(10_000, 100), "nothing is left of them"),
 ]
+
+# To servers that do not ask for a sign of life meanwhile.
+HELD_ROWS = [ConnectionRow("connection: 10,000 held open at once", hold_open(10_000), "all are held")]
+TOO_MANY_ROWS = [ConnectionRow("connection: 500 held open where --max-connections is 200", hold_open(500, allowed=200),
+                               "as many as allowed are held")]

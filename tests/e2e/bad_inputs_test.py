@@ -8,6 +8,7 @@ server gives others exactly their tokens.
 
 import concurrent.futures
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import unittest
 
 import grpc
 
-from bad_connections import FLOOD_ROWS, STRANGER_ROWS
+from bad_connections import FLOOD_ROWS, HELD_ROWS, STRANGER_ROWS, TOO_MANY_ROWS
 from bad_models import START_ROWS, ModelFolder, broken
 from bad_requests import (CHAT_ROWS, FULL_QUEUE_ROW, NO_TEMPLATE_ROW, PARAMETER_ROWS, PROMPT_ROWS, TEMPLATE,
                           TEMPLATE_ROWS)
@@ -123,12 +124,14 @@ class RunningServerTest(unittest.TestCase):
         with Server(*ONE_THREAD, "--max-num-seqs", 1, "--max-queue", 1) as server:
             self.check(server, [FULL_QUEUE_ROW], beside=False)  # a neighbour would be refused as well
 
-    def check_connections(self, server, rows):
+    def check_connections(self, server, rows, beside=True):
         self.neighbours(server)
         before = server.open_descriptors()
         for row in rows:
             with self.subTest(row.name):
-                outcome = self.run_with_neighbours(server, row.run)
+                outcome = self.run_with_neighbours(server, row.run, beside)
+                if isinstance(outcome, unittest.SkipTest):
+                    self.skipTest(str(outcome))
                 # The neighbour's own new connection ends a moment after it has hung up; there was one before, too.
                 server.wait_until(lambda: server.open_descriptors() <= before, "the connections' descriptors are back")
                 table.append((row.name, outcome, ""))
@@ -141,6 +144,13 @@ class RunningServerTest(unittest.TestCase):
     def test_floods_of_connections(self):
         with Server(*ONE_THREAD) as server:
             self.check_connections(server, FLOOD_ROWS)
+
+    @unittest.skipUnless("MOED_LOAD_ROUNDS" in os.environ, "a long load: ./run test --full")
+    def test_connections_held_open(self):
+        with Server(*ONE_THREAD, "--keepalive-time", "600s") as server:
+            self.check_connections(server, HELD_ROWS)
+        with Server(*ONE_THREAD, "--keepalive-time", "600s", "--max-connections", 200) as server:
+            self.check_connections(server, TOO_MANY_ROWS, beside=False)  # a new neighbour would be turned away as well
 
 
 def print_markdown():

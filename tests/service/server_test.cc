@@ -158,6 +158,33 @@ TEST_F(ServerTest, WrongOptionsAreNamed) {
   ServerOptions options;
   options.max_message_bytes = 1;
   EXPECT_THAT(message_of(options), HasSubstr("max_message_bytes is 1"));
+  options = {};
+  options.max_connections = 0;
+  EXPECT_THAT(message_of(options), HasSubstr("max_connections is 0"));
+}
+
+TEST_F(ServerTest, MoreConnectionsThanAllowedAreTurnedAway) {
+  server_options_.max_connections = 20;
+  Start();
+  ASSERT_TRUE(Generate(TextRequest("x", 1)).ok());
+  // The clients' descriptors are ours as well, and their numbers are what the server goes by: half of them suffice.
+  std::vector<int> clients;
+  for (int i = 0; i < 40; ++i) clients.push_back(Connect());
+  char byte;
+  EXPECT_EQ(read(clients.back(), &byte, 1), 0) << "the last connection is not closed";
+  EXPECT_TRUE(Generate(TextRequest("x", 1)).ok()) << "the first one is";
+  for (int client : clients) close(client);
+
+  // There is room again, once the server has noticed.
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  stub_ = v1::InferenceService::NewStub(
+      grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), arguments));
+  grpc::ClientContext context;
+  context.set_wait_for_ready(true);
+  v1::GenerateResponse response;
+  EXPECT_TRUE(stub_->Generate(&context, TextRequest("x", 1), &response).ok());
 }
 
 TEST_F(ServerTest, ConnectionsOpenedAndDroppedDoNoHarm) {
