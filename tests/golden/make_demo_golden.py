@@ -33,7 +33,7 @@ CHINESE = (
     "《点绛唇》蔡伸\n水绕孤城，乱山深锁横江路。\n帆归别浦。\n苒苒兰皋暮。\n人在天涯，雁背南云去。\n空凝伫。\n凤楼何处。\n",
     "《苏武慢》蔡伸\n雁落平沙，烟笼寒水，古垒鸣笳声断。\n青山隐隐，败叶萧萧，天际暝鸦零乱。\n楼上黄昏，片帆千里归程，年华将晚。\n",
 )
-LENGTH = 40
+LENGTH = 32
 # First tokens to leave off where the whole opening decides too narrowly.
 STARTS = range(8)
 # Of 16 KB each. An early one, as a row counts in bf16 only while all choices of experts before it agree.
