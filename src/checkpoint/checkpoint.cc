@@ -41,6 +41,13 @@ absl::StatusOr<WeightMatrix> Checkpoint::GetMatrix(std::string_view name, int64_
   return WeightMatrix(plain);
 }
 
+absl::StatusOr<WeightMatrix> Checkpoint::GetStackedMatrix(std::string_view name, int64_t index, int64_t count,
+                                                          int64_t rows, int64_t columns) {
+  MOED_ASSIGN_OR_RETURN(const TensorView stack, Get(name, {count, rows, columns}));
+  char* const data = stack.As<char>() + index * rows * columns * static_cast<int64_t>(DTypeSize(stack.dtype));
+  return WeightMatrix(TensorView(data, {rows, columns}, stack.dtype));
+}
+
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& dir, const LoadOptions& options) {
   MOED_RETURN_IF_ERROR(CheckModelPath(dir));
   absl::StatusOr<JsonFile> config = JsonFile::Read(dir + "/config.json");

@@ -78,6 +78,12 @@ class Checkpoint {
   // asked for by the name that it would have if it were plain ("….q_proj.weight"). Errors as Get's.
   virtual absl::StatusOr<WeightMatrix> GetMatrix(std::string_view name, int64_t rows, int64_t columns);
 
+  // Matrix `index` of the stack `name`, [count, rows, columns], as experts lie in some checkpoints. Quantised stacks
+  // are asked for by the name of the plain one, as above; of MXFP4 that is GPT-OSS's "….experts.gate_up_proj", with
+  // outputs before inputs.
+  virtual absl::StatusOr<WeightMatrix> GetStackedMatrix(std::string_view name, int64_t index, int64_t count,
+                                                        int64_t rows, int64_t columns);
+
   // Gives the memory of a tensor or matrix back; views of it must not be used afterwards. Get may be called again.
   virtual void Release(std::string_view name) = 0;
 

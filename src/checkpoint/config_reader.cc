@@ -50,7 +50,7 @@ std::vector<const Json*> Elements(const Json* value) {
 }  // namespace
 
 ConfigReader::ConfigReader(const JsonFile& file)
-    : ConfigReader(&file.json(), "", std::make_shared<Shared>(Shared{file.name(), {}})) {}
+    : ConfigReader(&file.json(), "", std::make_shared<Shared>(Shared{file.name(), {}, {}, {}})) {}
 
 ConfigReader::ConfigReader(const Json* object, std::string prefix, std::shared_ptr<Shared> shared)
     : object_(object), prefix_(std::move(prefix)), shared_(std::move(shared)) {}
@@ -66,13 +66,17 @@ void ConfigReader::FailType(std::string_view key, const Json& value, std::string
 }
 
 const Json* ConfigReader::Lookup(std::string_view key) const {
+  shared_->read.insert(prefix_ + std::string(key));
   const auto it = object_->find(key);
   return it == object_->end() || it->is_null() ? nullptr : &*it;
 }
 
 const Json* ConfigReader::LookupRequired(std::string_view key) const {
   const Json* value = Lookup(key);
-  if (value == nullptr) Fail(InvalidArgument("{}: {}{} is missing", shared_->name, prefix_, key));
+  if (value == nullptr) {
+    shared_->missing.push_back(prefix_ + std::string(key));
+    Fail(InvalidArgument("{}: {}{} is missing", shared_->name, prefix_, key));
+  }
   return value;
 }
 
@@ -177,5 +181,15 @@ std::vector<std::string> ConfigReader::Keys() const {
   for (const auto& [key, value] : object_->items()) keys.push_back(key);
   return keys;
 }
+
+std::vector<std::string> ConfigReader::UnreadKeys() const {
+  std::vector<std::string> keys;
+  for (std::string& key : Keys()) {
+    if (!shared_->read.contains(prefix_ + key)) keys.push_back(std::move(key));
+  }
+  return keys;
+}
+
+const std::vector<std::string>& ConfigReader::MissingKeys() const { return shared_->missing; }
 
 }  // namespace moed

@@ -3,10 +3,12 @@
 #define MOED_CHECKPOINT_CONFIG_READER_H_
 
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -71,10 +73,17 @@ class ConfigReader {
   // The keys of this object, sorted.
   std::vector<std::string> Keys() const;
 
+  // Those of Keys() that nobody has asked for, and the required ones, with their objects, that were asked for and are
+  // not there: what a file and a reader that was not made for it do not share.
+  std::vector<std::string> UnreadKeys() const;
+  const std::vector<std::string>& MissingKeys() const;
+
  private:
   struct Shared {
     std::string name;  // of the file
     absl::Status status;
+    std::set<std::string, std::less<>> read;  // with their objects: "rope_scaling.factor"
+    std::vector<std::string> missing;
   };
 
   ConfigReader(const nlohmann::json* object, std::string prefix, std::shared_ptr<Shared> shared);

@@ -451,7 +451,7 @@ std::vector<std::string> QuantizedTensorNames(std::string_view name) {
                                          "scales",
                                          "g_idx"};
   std::vector<std::string> names;
-  if (!name.ends_with(kWeight)) return names;
+  if (!name.ends_with(kWeight)) return {fmt::format("{}_blocks", name), fmt::format("{}_scales", name)};
   for (const std::string_view part : kParts) {
     names.push_back(fmt::format("{}.{}", name.substr(0, name.size() - kWeight.size()), part));
   }

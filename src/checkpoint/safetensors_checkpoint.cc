@@ -173,6 +173,14 @@ absl::StatusOr<WeightMatrix> SafetensorsCheckpoint::GetMatrix(std::string_view n
   return Checkpoint::GetMatrix(name, rows, columns);
 }
 
+absl::StatusOr<WeightMatrix> SafetensorsCheckpoint::GetStackedMatrix(std::string_view name, int64_t index,
+                                                                     int64_t count, int64_t rows, int64_t columns) {
+  const bool mxfp4 = quantization_.has_value() && quantization_->method == QuantizationConfig::Method::kMxfp4;
+  if (!mxfp4 || Has(name)) return Checkpoint::GetStackedMatrix(name, index, count, rows, columns);
+  auto matrix = OpenMxfp4Matrix(*this, name, index, count, rows, columns);
+  return matrix.ok() ? std::move(matrix) : Annotate(matrix.status(), dir());
+}
+
 absl::StatusOr<TensorView> SafetensorsCheckpoint::GetRaw(std::string_view name) {
   const auto it = tensors_.find(name);
   if (it == tensors_.end()) return NotFound("there is no tensor {}", Quoted(name));

@@ -29,6 +29,8 @@ class SafetensorsCheckpoint final : public Checkpoint, private TensorSource {
 
   absl::StatusOr<TensorView> Get(std::string_view name, std::initializer_list<int64_t> shape) override;
   absl::StatusOr<WeightMatrix> GetMatrix(std::string_view name, int64_t rows, int64_t columns) override;
+  absl::StatusOr<WeightMatrix> GetStackedMatrix(std::string_view name, int64_t index, int64_t count, int64_t rows,
+                                                int64_t columns) override;
   void Release(std::string_view name) override;
   bool Has(std::string_view name) const override { return tensors_.contains(name); }
   std::vector<TensorInfo> List() const override;

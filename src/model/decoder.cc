@@ -1,18 +1,36 @@
 #include "model/decoder.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "kernels/embedding/embedding.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/kv_write/kv_write.h"
+#include "kernels/layer_norm/layer_norm.h"
 #include "kernels/moe_ffn/moe_ffn.h"
 #include "kernels/moe_gating/moe_gating.h"
 #include "kernels/paged_attention/paged_attention.h"
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/rope/rope.h"
+#include "model/latent_attention.h"
 
 namespace moed {
+
+// Which experts the tokens go to: the results of MoeGating.
+struct TransformerDecoder::Routing {
+  static Routing Allocate(Workspace& workspace, int64_t tokens, int64_t experts, int64_t top_k) {
+    return {.ids = workspace.Tensor({tokens, top_k}, DType::kI32),
+            .weights = workspace.Tensor({tokens, top_k}),
+            .sorted_pairs = workspace.Tensor({tokens * top_k}, DType::kI32),
+            .offsets = workspace.Tensor({experts + 1}, DType::kI32)};
+  }
+
+  TensorView ids;           // [num_tokens, top_k]
+  TensorView weights;       // [num_tokens, top_k]
+  TensorView sorted_pairs;  // [num_tokens * top_k]
+  TensorView offsets;       // [experts + 1]
+};
 
 // The rows that flow through the layers. `branch` holds what the last block gave and the next norm adds to `residual`;
 // it is empty before the first layer.
@@ -23,19 +41,31 @@ struct TransformerDecoder::Activations {
   TensorView qkv;       // [num_tokens, q + k + v]
   TensorView attended;  // [num_tokens, num_heads * v_head_dim]
   TensorView router;    // [num_tokens, num_experts]
-  // Of MoeGating; in a dense layer every token chooses expert 0 with weight 1.
-  TensorView expert_ids, expert_weights, sorted_pairs, expert_offsets;
-  TensorView dense_weights, dense_pairs, dense_offsets;
+  Routing experts;
+  Routing all;      // every token chooses expert 0 with weight 1: a dense layer, a shared expert
+  Routing gated;    // … with the sigmoid of a product as its weight
+  TensorView gate;  // [num_tokens, 1]: that product
   bool has_branch = false;
 
   // normed = norm(residual + branch), the sum kept in `residual`.
-  void Norm(const ExecContext& ctx, const TensorView& weight, float eps) {
-    kernels::RmsNormArgs args{.x = residual, .weight = weight, .residual = {}, .eps = eps, .out = normed};
-    if (has_branch) {
-      args.x = branch;
-      args.residual = residual;
+  void Norm(const ExecContext& ctx, const NormWeights& weights, const ModelConfig& config) {
+    const TensorView x = has_branch ? branch : residual, sum = has_branch ? residual : TensorView();
+    if (config.norm == NormKind::kLayer) {
+      kernels::LayerNorm(ctx, {.x = x,
+                               .weight = weights.weight,
+                               .bias = weights.bias,
+                               .residual = sum,
+                               .residual_scale = config.residual_multiplier,
+                               .eps = config.norm_eps,
+                               .out = normed});
+    } else {
+      kernels::RmsNorm(ctx, {.x = x,
+                             .weight = weights.weight,
+                             .residual = sum,
+                             .residual_scale = config.residual_multiplier,
+                             .eps = config.norm_eps,
+                             .out = normed});
     }
-    kernels::RmsNorm(ctx, args);
     has_branch = true;  // whatever follows a norm fills the branch
   }
 };
@@ -59,26 +89,26 @@ DecoderOutput TransformerDecoder::Forward(const ExecContext& ctx, const DecoderB
   act.normed = workspace.Tensor({tokens, hidden});
   act.qkv = workspace.Tensor({tokens, weights_.layer(0).qkv.weight.n});
   act.attended = workspace.Tensor({tokens, int64_t{attention.num_heads} * attention.v_head_dim});
+  const MoeConfig& moe = config_.moe;
   if (config_.num_moe_layers() > 0) {
-    const int64_t experts = config_.moe.num_experts, top_k = config_.moe.top_k;
-    act.router = workspace.Tensor({tokens, experts});
-    act.expert_ids = workspace.Tensor({tokens, top_k}, DType::kI32);
-    act.expert_weights = workspace.Tensor({tokens, top_k});
-    act.sorted_pairs = workspace.Tensor({tokens * top_k}, DType::kI32);
-    act.expert_offsets = workspace.Tensor({experts + 1}, DType::kI32);
+    act.router = workspace.Tensor({tokens, moe.num_experts});
+    act.experts = Routing::Allocate(workspace, tokens, moe.num_experts, moe.top_k);
+    if (moe.shared_gate) {
+      act.gate = workspace.Tensor({tokens, 1});
+      act.gated = Routing::Allocate(workspace, tokens, 1, 1);
+    }
   }
-  if (config_.num_moe_layers() < config_.num_layers()) {
-    act.dense_weights = workspace.Tensor({tokens, 1});
-    act.dense_pairs = workspace.Tensor({tokens}, DType::kI32);
-    act.dense_offsets = workspace.Tensor({2}, DType::kI32);
-    std::fill_n(act.dense_weights.As<float>(), tokens, 1.0f);
-    for (int64_t t = 0; t < tokens; ++t) act.dense_pairs.As<int32_t>()[t] = static_cast<int32_t>(t);
-    act.dense_offsets.As<int32_t>()[0] = 0;
-    act.dense_offsets.As<int32_t>()[1] = static_cast<int32_t>(tokens);
-  }
+  act.all = Routing::Allocate(workspace, tokens, 1, 1);
+  std::fill_n(act.all.weights.As<float>(), tokens, 1.0f);
+  std::iota(act.all.sorted_pairs.As<int32_t>(), act.all.sorted_pairs.As<int32_t>() + tokens, 0);
+  act.all.offsets.As<int32_t>()[0] = 0;
+  act.all.offsets.As<int32_t>()[1] = static_cast<int32_t>(tokens);
 
   DecoderOutput out;
-  kernels::Embedding(ctx, {.ids = batch.token_ids, .table = weights_.embedding(), .out = act.residual});
+  kernels::Embedding(ctx, {.ids = batch.token_ids,
+                           .table = weights_.embedding(),
+                           .scale = config_.embedding_multiplier,
+                           .out = act.residual});
   for (int32_t layer = 0; layer < config_.num_layers(); ++layer) {
     Attention(ctx, batch, cache->layer(layer), layer, &act);
     FeedForward(ctx, layer, &act, &out);
@@ -87,84 +117,148 @@ DecoderOutput TransformerDecoder::Forward(const ExecContext& ctx, const DecoderB
   return out;
 }
 
+namespace {
+
+// Attention over the layer's pages as the batch describes them; q and out are left to fill in.
+kernels::PagedAttentionArgs AttentionArgs(const ModelConfig& config, const DecoderBatch& batch, const LayerCache& cache,
+                                          int32_t layer) {
+  const DecoderBatch::Group& group = batch.groups[cache.group];
+  kernels::PagedAttentionArgs args;
+  args.k_pages = cache.k_pages;
+  args.v_pages = cache.v_pages;
+  args.query_starts = batch.query_starts;
+  args.context_lens = batch.context_lens;
+  args.block_starts = group.block_starts;
+  args.block_ids = group.block_ids;
+  args.scale = config.attention.scale;
+  args.window = config.layers[layer].window;
+  return args;
+}
+
+}  // namespace
+
 void TransformerDecoder::Attention(const ExecContext& ctx, const DecoderBatch& batch, const LayerCache& cache,
                                    int32_t layer, Activations* act) const {
+  const LayerWeights& weights = weights_.layer(layer);
+  act->Norm(ctx, weights.attention_norm, config_);
+  kernels::Gemm(ctx, {.x = act->normed, .weight = weights.qkv.weight, .bias = weights.qkv.bias, .out = act->qkv});
+  if (config_.attention.is_latent()) {
+    MultiHeadLatentAttention(ctx, batch, cache, layer, act);
+  } else {
+    GroupedQueryAttention(ctx, batch, cache, layer, act);
+  }
+  kernels::Gemm(ctx,
+                {.x = act->attended, .weight = weights.output.weight, .bias = weights.output.bias, .out = act->branch});
+}
+
+void TransformerDecoder::GroupedQueryAttention(const ExecContext& ctx, const DecoderBatch& batch,
+                                               const LayerCache& cache, int32_t layer, Activations* act) const {
   const AttentionConfig& config = config_.attention;
   const LayerWeights& weights = weights_.layer(layer);
-  const DecoderBatch::Group& group = batch.groups[cache.group];
-
-  act->Norm(ctx, weights.attention_norm, config_.norm_eps);
-  kernels::Gemm(ctx, {.x = act->normed, .weight = weights.qkv.weight, .bias = weights.qkv.bias, .out = act->qkv});
-
   const int64_t q_columns = int64_t{config.num_heads} * config.k_head_dim;
   const int64_t k_end = q_columns + int64_t{config.num_kv_heads} * config.k_head_dim;
-  const TensorView q = act->qkv.Columns(0, q_columns).SplitLast(config.num_heads, config.k_head_dim);
-  const TensorView k = act->qkv.Columns(q_columns, k_end).SplitLast(config.num_kv_heads, config.k_head_dim);
+  const TensorView all_q = act->qkv.Columns(0, q_columns), all_k = act->qkv.Columns(q_columns, k_end);
+  const TensorView q = all_q.SplitLast(config.num_heads, config.k_head_dim);
+  const TensorView k = all_k.SplitLast(config.num_kv_heads, config.k_head_dim);
   const TensorView v = act->qkv.Columns(k_end, act->qkv.dim(1)).SplitLast(config.num_kv_heads, config.v_head_dim);
-  if (config.qk_norm) {
-    kernels::RmsNorm(ctx, {.x = q, .weight = weights.q_norm, .residual = {}, .eps = config_.norm_eps, .out = q});
-    kernels::RmsNorm(ctx, {.x = k, .weight = weights.k_norm, .residual = {}, .eps = config_.norm_eps, .out = k});
-  }
+  const auto qk_norm = [&] {
+    const bool full = config.qk_norm_full_width;
+    const TensorView q_rows = full ? all_q : q, k_rows = full ? all_k : k;
+    kernels::RmsNorm(ctx, {.x = q_rows, .weight = weights.q_norm, .eps = config_.norm_eps, .out = q_rows});
+    kernels::RmsNorm(ctx, {.x = k_rows, .weight = weights.k_norm, .eps = config_.norm_eps, .out = k_rows});
+  };
+  if (config.qk_norm && !config.qk_norm_after_rope) qk_norm();
   kernels::Rope(ctx, {.q = q,
                       .k = k,
                       .positions = batch.positions,
                       .cos_sin = rope_.cos_sin(),
                       .interleaved = config_.rope.interleaved});
-  kernels::KvWrite(ctx, {.k = k, .v = v, .slots = group.slots, .k_pages = cache.k_pages, .v_pages = cache.v_pages});
-  kernels::PagedAttention(ctx, {.q = q,
-                                .k_pages = cache.k_pages,
-                                .v_pages = cache.v_pages,
-                                .query_starts = batch.query_starts,
-                                .context_lens = batch.context_lens,
-                                .block_starts = group.block_starts,
-                                .block_ids = group.block_ids,
-                                .scale = config.scale,
-                                .window = config_.layers[layer].window,
-                                .sinks = {},
-                                .out = act->attended});
-  kernels::Gemm(ctx,
-                {.x = act->attended, .weight = weights.output.weight, .bias = weights.output.bias, .out = act->branch});
+  if (config.qk_norm && config.qk_norm_after_rope) qk_norm();
+  kernels::KvWrite(
+      ctx,
+      {.k = k, .v = v, .slots = batch.groups[cache.group].slots, .k_pages = cache.k_pages, .v_pages = cache.v_pages});
+  kernels::PagedAttentionArgs attention = AttentionArgs(config_, batch, cache, layer);
+  attention.q = q;
+  attention.sinks = weights.sinks;
+  attention.out = act->attended;
+  kernels::PagedAttention(ctx, attention);
+}
+
+void TransformerDecoder::MultiHeadLatentAttention(const ExecContext& ctx, const DecoderBatch& batch,
+                                                  const LayerCache& cache, int32_t layer, Activations* act) const {
+  LatentAttention(ctx, config_.attention, config_.rope.interleaved, weights_.layer(layer).latent,
+                  {.projected = act->qkv,
+                   .positions = batch.positions,
+                   .cos_sin = rope_.cos_sin(),
+                   .slots = batch.groups[cache.group].slots,
+                   .attention = AttentionArgs(config_, batch, cache, layer),
+                   .attended = act->attended});
 }
 
 void TransformerDecoder::FeedForward(const ExecContext& ctx, int32_t layer, Activations* act,
                                      DecoderOutput* out) const {
   const LayerWeights& weights = weights_.layer(layer);
-  act->Norm(ctx, weights.ffn_norm, config_.norm_eps);
+  act->Norm(ctx, weights.ffn_norm, config_);
+  if (!config_.layers[layer].is_moe) return Experts(ctx, weights.experts, act->all, /*accumulate=*/false, act);
 
-  kernels::MoeFfnArgs ffn{.x = act->normed,
-                          .num_experts = 1,
-                          .gate = weights.experts.gate.data(),
-                          .up = weights.experts.up.data(),
-                          .down = weights.experts.down.data(),
-                          .activation = config_.activation,
-                          .top_k = 1,
-                          .weights = act->dense_weights,
-                          .sorted_pairs = act->dense_pairs,
-                          .expert_offsets = act->dense_offsets,
-                          .out = act->branch};
-  if (config_.layers[layer].is_moe) {
-    const MoeConfig& moe = config_.moe;
-    kernels::Gemm(ctx, {.x = act->normed, .weight = weights.router, .bias = {}, .out = act->router});
-    kernels::MoeGating(ctx, {.logits = act->router,
-                             .scoring = moe.scoring,
-                             .top_k = moe.top_k,
-                             .renormalize = moe.renormalize,
-                             .correction_bias = {},
-                             .expert_ids = act->expert_ids,
-                             .weights = act->expert_weights,
-                             .sorted_pairs = act->sorted_pairs,
-                             .expert_offsets = act->expert_offsets});
-    ffn.num_experts = moe.num_experts;
-    ffn.top_k = moe.top_k;
-    ffn.weights = act->expert_weights;
-    ffn.sorted_pairs = act->sorted_pairs;
-    ffn.expert_offsets = act->expert_offsets;
+  const MoeConfig& moe = config_.moe;
+  kernels::Gemm(ctx,
+                {.x = act->normed, .weight = weights.router.weight, .bias = weights.router.bias, .out = act->router});
+  kernels::MoeGating(ctx, {.logits = act->router,
+                           .scoring = moe.scoring,
+                           .top_k = moe.top_k,
+                           .renormalize = moe.renormalize,
+                           .weight_scale = moe.weight_scale,
+                           .correction_bias = weights.correction_bias,
+                           .num_groups = moe.num_groups,
+                           .top_groups = moe.top_groups,
+                           .jitter = moe.jitter,
+                           .expert_ids = act->experts.ids,
+                           .weights = act->experts.weights,
+                           .sorted_pairs = act->experts.sorted_pairs,
+                           .expert_offsets = act->experts.offsets});
+  Experts(ctx, weights.experts, act->experts, /*accumulate=*/false, act);
+  if (moe.shared_intermediate_size > 0) SharedExpert(ctx, weights, act);
 
-    const int32_t* offsets = act->expert_offsets.As<int32_t>();
-    std::vector<int32_t>& loads = out->expert_loads.emplace_back(moe.num_experts);
-    for (int32_t e = 0; e < moe.num_experts; ++e) loads[e] = offsets[e + 1] - offsets[e];
-  }
-  kernels::MoeFfn(ctx, ffn);
+  const int32_t* offsets = act->experts.offsets.As<int32_t>();
+  std::vector<int32_t>& loads = out->expert_loads.emplace_back(moe.num_experts);
+  for (int32_t e = 0; e < moe.num_experts; ++e) loads[e] = offsets[e + 1] - offsets[e];
+}
+
+// branch += shared(normed), or its product with sigmoid(gate . normed): a router over one expert.
+void TransformerDecoder::SharedExpert(const ExecContext& ctx, const LayerWeights& weights, Activations* act) const {
+  if (!config_.moe.shared_gate) return Experts(ctx, weights.shared, act->all, /*accumulate=*/true, act);
+  kernels::Gemm(ctx, {.x = act->normed, .weight = weights.shared_gate, .bias = {}, .out = act->gate});
+  kernels::MoeGating(ctx, {.logits = act->gate,
+                           .scoring = kernels::RouterScoring::kSigmoid,
+                           .top_k = 1,
+                           .correction_bias = {},
+                           .expert_ids = act->gated.ids,
+                           .weights = act->gated.weights,
+                           .sorted_pairs = act->gated.sorted_pairs,
+                           .expert_offsets = act->gated.offsets});
+  Experts(ctx, weights.shared, act->gated, /*accumulate=*/true, act);
+}
+
+void TransformerDecoder::Experts(const ExecContext& ctx, const ExpertWeights& weights, const Routing& routing,
+                                 bool accumulate, Activations* act) const {
+  kernels::MoeFfn(ctx, {.x = act->normed,
+                        .num_experts = static_cast<int>(weights.gate.size()),
+                        .gate = weights.gate.data(),
+                        .up = weights.up.data(),
+                        .down = weights.down.data(),
+                        .gate_bias = weights.gate_bias,
+                        .up_bias = weights.up_bias,
+                        .down_bias = weights.down_bias,
+                        .activation = config_.activation,
+                        .swiglu_alpha = config_.swiglu_alpha,
+                        .swiglu_limit = config_.swiglu_limit,
+                        .top_k = static_cast<int>(routing.weights.dim(1)),
+                        .weights = routing.weights,
+                        .sorted_pairs = routing.sorted_pairs,
+                        .expert_offsets = routing.offsets,
+                        .accumulate = accumulate,
+                        .out = act->branch});
 }
 
 // Only the rows that are asked for go through the final norm and the LM head.
@@ -179,9 +273,11 @@ void TransformerDecoder::Logits(const ExecContext& ctx, const DecoderBatch& batc
   last.has_branch = true;
   kernels::Embedding(ctx, {.ids = batch.logits_tokens, .table = act->residual, .out = last.residual});
   kernels::Embedding(ctx, {.ids = batch.logits_tokens, .table = act->branch, .out = last.branch});
-  last.Norm(ctx, weights_.final_norm(), config_.norm_eps);
+  last.Norm(ctx, weights_.final_norm(), config_);
   out->logits = ctx.workspace->Tensor({rows, config_.vocab_size});
-  kernels::Gemm(ctx, {.x = last.normed, .weight = weights_.lm_head(), .bias = {}, .out = out->logits});
+  kernels::Gemm(
+      ctx,
+      {.x = last.normed, .weight = weights_.lm_head().weight, .bias = weights_.lm_head().bias, .out = out->logits});
 }
 
 }  // namespace moed

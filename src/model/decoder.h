@@ -51,13 +51,24 @@ class TransformerDecoder {
 
  private:
   struct Activations;
+  struct Routing;
 
   TransformerDecoder(ModelConfig config, ModelWeights weights, RopeTable rope)
       : config_(std::move(config)), weights_(std::move(weights)), rope_(std::move(rope)) {}
 
+  // The block from the norm to the output projection; between them one of the two below, from act->qkv to
+  // act->attended.
   void Attention(const ExecContext& ctx, const DecoderBatch& batch, const LayerCache& cache, int32_t layer,
                  Activations* act) const;
+  void GroupedQueryAttention(const ExecContext& ctx, const DecoderBatch& batch, const LayerCache& cache, int32_t layer,
+                             Activations* act) const;
+  void MultiHeadLatentAttention(const ExecContext& ctx, const DecoderBatch& batch, const LayerCache& cache,
+                                int32_t layer, Activations* act) const;
   void FeedForward(const ExecContext& ctx, int32_t layer, Activations* act, DecoderOutput* out) const;
+  void SharedExpert(const ExecContext& ctx, const LayerWeights& weights, Activations* act) const;
+  // act->branch = (or +=) what the experts make of act->normed.
+  void Experts(const ExecContext& ctx, const ExpertWeights& weights, const Routing& routing, bool accumulate,
+               Activations* act) const;
   void Logits(const ExecContext& ctx, const DecoderBatch& batch, Activations* act, DecoderOutput* out) const;
 
   ModelConfig config_;

@@ -3,6 +3,8 @@
 #ifndef MOED_MODEL_FAMILY_H_
 #define MOED_MODEL_FAMILY_H_
 
+#include <cstdint>
+#include <functional>
 #include <span>
 #include <string_view>
 
@@ -26,8 +28,16 @@ std::span<const Family> KnownFamilies();
 // for an architecture that is not known (with the nearest one that is) or a feature that this build lacks.
 absl::StatusOr<ModelConfig> ReadModelConfig(const Checkpoint& checkpoint);
 
-// Fields that nearly all families write in the same way; a family's reader calls it first.
+// Fields that nearly all families write in the same way; a family's reader calls it first. What it finds in `model`
+// already (rope.theta) is the default.
 void ReadCommonFields(const ConfigReader& config, ModelConfig* model);
+
+// Which layers have experts in the Qwen families: every decoder_sparse_step-th, but for those of mlp_only_layers.
+void ReadSparseLayers(const ConfigReader& config, ModelConfig* model);
+
+// Gives a window of sliding_window positions to the layers that layer_types names, or where config.json has no such
+// list, to those for which `slides` is true. No window where sliding_window is absent or 0.
+void ReadWindows(const ConfigReader& config, ModelConfig* model, const std::function<bool(int32_t layer)>& slides);
 
 }  // namespace moed
 

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <string>
+#include <vector>
 
 namespace moed {
 namespace {
@@ -20,13 +21,54 @@ YarnScaling ReadYarn(const ConfigReader& scaling, const ModelConfig& model) {
   yarn.beta_fast = PositiveOr(scaling, "beta_fast", yarn.beta_fast);
   yarn.beta_slow = PositiveOr(scaling, "beta_slow", yarn.beta_slow);
   yarn.truncate = scaling.BoolOr("truncate", yarn.truncate);
-  // DeepSeek moves a part of the magnitude into the scale of the scores (see its family).
-  const double mscale = scaling.FloatOr("mscale", 0.0), mscale_all_dim = scaling.FloatOr("mscale_all_dim", 0.0);
-  const double magnitude = mscale != 0.0 && mscale_all_dim != 0.0
-                               ? YarnMagnitude(yarn.factor, mscale) / YarnMagnitude(yarn.factor, mscale_all_dim)
+  const double mscale = scaling.FloatOr("mscale", 0.0);
+  yarn.mscale_all_dim = scaling.FloatOr("mscale_all_dim", 0.0);
+  const double magnitude = mscale != 0.0 && yarn.mscale_all_dim != 0.0
+                               ? YarnMagnitude(yarn.factor, mscale) / YarnMagnitude(yarn.factor, yarn.mscale_all_dim)
                                : YarnMagnitude(yarn.factor, 1.0);
   yarn.attention_factor = PositiveOr(scaling, "attention_factor", magnitude);
   return yarn;
+}
+
+Llama3Scaling ReadLlama3(const ConfigReader& scaling, const ModelConfig& model) {
+  Llama3Scaling llama;
+  llama.factor = PositiveOr(scaling, "factor", llama.factor);
+  llama.low_freq_factor = PositiveOr(scaling, "low_freq_factor", llama.low_freq_factor);
+  llama.high_freq_factor = PositiveOr(scaling, "high_freq_factor", llama.high_freq_factor);
+  llama.original_positions = scaling.IntOr("original_max_position_embeddings", model.max_positions, kPositive);
+  if (!(llama.high_freq_factor > llama.low_freq_factor)) {
+    scaling.Fail(InvalidArgument("config.json: high_freq_factor is {}; it must be above low_freq_factor ({})",
+                                 llama.high_freq_factor, llama.low_freq_factor));
+  }
+  return llama;
+}
+
+LongRopeScaling ReadLongRope(const ConfigReader& config, const ConfigReader& scaling, const ModelConfig& model) {
+  LongRopeScaling longrope;
+  const auto factors = [&](std::string_view key) {
+    std::vector<double> values = scaling.Floats(key);
+    const int64_t expected = model.rope.rotary_dim / 2;
+    if (std::ssize(values) != expected) {
+      scaling.Fail(InvalidArgument("config.json: {} has {} numbers; it must have {}, half of the rotary dimensions",
+                                   key, values.size(), expected));
+    }
+    for (double value : values) {
+      if (!(value > 0.0)) scaling.Fail(InvalidArgument("config.json: {} holds {}; all must be positive", key, value));
+    }
+    return values;
+  };
+  longrope.short_factors = factors("short_factor");
+  longrope.long_factors = factors("long_factor");
+  // Phi writes the original context beside the scaling, others into it.
+  const int64_t inside = scaling.IntOr("original_max_position_embeddings", model.max_positions, kPositive);
+  longrope.original_positions = config.IntOr("original_max_position_embeddings", inside, kPositive);
+  const double original = static_cast<double>(longrope.original_positions);
+  const double factor = PositiveOr(scaling, "factor", static_cast<double>(model.max_positions) / original);
+  const double magnitude = factor <= 1.0 ? 1.0 : std::sqrt(1.0 + std::log(factor) / std::log(original));
+  const double attention_factor = PositiveOr(scaling, "attention_factor", magnitude);
+  longrope.short_magnitude = PositiveOr(scaling, "short_mscale", attention_factor);
+  longrope.long_magnitude = PositiveOr(scaling, "long_mscale", attention_factor);
+  return longrope;
 }
 
 }  // namespace
@@ -50,8 +92,22 @@ void ReadRope(const ConfigReader& config, ModelConfig* model) {
   const std::string type = scaling->StringOr("rope_type", scaling->StringOr("type", "default"));
   if (type == "yarn") {
     rope.scaling = ReadYarn(*scaling, *model);
+  } else if (type == "linear") {
+    rope.scaling = LinearScaling{.factor = PositiveOr(*scaling, "factor", 1.0)};
+  } else if (type == "dynamic" && scaling->Has("alpha")) {
+    // Hunyuan's: the same theta for every context.
+    const double dim = rope.rotary_dim;
+    rope.theta *= std::pow(PositiveOr(*scaling, "alpha", 1.0), dim / (dim - 2.0));
+  } else if (type == "dynamic") {
+    rope.scaling =
+        DynamicScaling{.factor = PositiveOr(*scaling, "factor", 1.0), .original_positions = model->max_positions};
+  } else if (type == "llama3") {
+    rope.scaling = ReadLlama3(*scaling, *model);
+  } else if (type == "longrope" || type == "su") {
+    rope.scaling = ReadLongRope(config, *scaling, *model);
   } else if (type != "default") {
-    config.Fail(Unimplemented("config.json: RoPE scaling \"{}\" is not supported; yarn is", type));
+    config.Fail(Unimplemented(
+        "config.json: RoPE scaling \"{}\" is not supported; linear, dynamic, yarn, llama3 and longrope are", type));
   }
 }
 

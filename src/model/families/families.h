@@ -7,7 +7,24 @@
 
 namespace moed::families {
 
+void ReadDeepseekV2(const ConfigReader& config, ModelConfig* model);
+void ReadDeepseekV3(const ConfigReader& config, ModelConfig* model);
+void ReadErnie45Moe(const ConfigReader& config, ModelConfig* model);
+void ReadGlm4Moe(const ConfigReader& config, ModelConfig* model);
+void ReadGlm4MoeLite(const ConfigReader& config, ModelConfig* model);
+void ReadGptOss(const ConfigReader& config, ModelConfig* model);
+void ReadGraniteMoe(const ConfigReader& config, ModelConfig* model);
+void ReadGraniteMoeShared(const ConfigReader& config, ModelConfig* model);
+void ReadHunyuanMoe(const ConfigReader& config, ModelConfig* model);
+void ReadLlama(const ConfigReader& config, ModelConfig* model);
+void ReadMinimaxM2(const ConfigReader& config, ModelConfig* model);
+void ReadMistral(const ConfigReader& config, ModelConfig* model);
 void ReadMixtral(const ConfigReader& config, ModelConfig* model);
+void ReadOlmoe(const ConfigReader& config, ModelConfig* model);
+void ReadPhimoe(const ConfigReader& config, ModelConfig* model);
+void ReadQwen2(const ConfigReader& config, ModelConfig* model);
+void ReadQwen2Moe(const ConfigReader& config, ModelConfig* model);
+void ReadQwen3(const ConfigReader& config, ModelConfig* model);
 void ReadQwen3Moe(const ConfigReader& config, ModelConfig* model);
 
 }  // namespace moed::families

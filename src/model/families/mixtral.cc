@@ -11,8 +11,7 @@ void ReadMixtral(const ConfigReader& config, ModelConfig* model) {
   model->moe.intermediate_size = model->intermediate_size;
   model->moe.renormalize = true;
 
-  const int32_t window = static_cast<int32_t>(config.IntOr("sliding_window", 0, kNotNegative));
-  for (LayerConfig& layer : model->layers) layer.window = window;
+  ReadWindows(config, model, [](int32_t) { return true; });
 
   TensorNames& names = model->names;
   names.router = "model.layers.{0}.block_sparse_moe.gate.weight";

@@ -1,6 +1,4 @@
 // Qwen3 (Yang et al. 2025, arXiv:2505.09388), the mixture-of-experts models.
-#include <algorithm>
-
 #include "model/families/families.h"
 #include "model/family.h"
 
@@ -19,12 +17,7 @@ void ReadQwen3Moe(const ConfigReader& config, ModelConfig* model) {
   model->moe.intermediate_size = static_cast<int32_t>(config.Int("moe_intermediate_size", {1, 1 << 20}));
   model->moe.renormalize = config.BoolOr("norm_topk_prob", false);
 
-  // Every decoder_sparse_step-th layer has experts, but for those that are named as dense.
-  const int64_t step = config.IntOr("decoder_sparse_step", 1, kPositive);
-  const std::vector<int64_t> dense = config.Ints("mlp_only_layers", kNotNegative);
-  for (int32_t l = 0; l < model->num_layers(); ++l) {
-    model->layers[l].is_moe = (l + 1) % step == 0 && std::find(dense.begin(), dense.end(), l) == dense.end();
-  }
+  ReadSparseLayers(config, model);
   if (config.BoolOr("use_sliding_window", false) && config.Has("sliding_window")) {
     const int32_t window = static_cast<int32_t>(config.Int("sliding_window", kPositive));
     for (LayerConfig& layer : model->layers) layer.window = window;
