@@ -8,9 +8,12 @@
 #include "base/text.h"
 #include "checkpoint/checkpoint.h"
 #include "cli/commands.h"
+#include "cli/model_path.h"
+#include "cli/model_text.h"
 #include "cli/option_table.h"
 #include "model/family.h"
 #include "model/model_config.h"
+#include "model/open_model.h"
 #include "model/weights.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
@@ -95,8 +98,8 @@ absl::Status Inspect(InspectFlags* flags) {
   const auto note = [&not_supported](const absl::Status& status) {
     if (!status.ok()) not_supported.emplace_back(Message(status));
   };
-  MOED_ASSIGN_OR_RETURN(const auto checkpoint,
-                        Checkpoint::Open(flags->model_dir, {.load_format = flags->load_format, .dummy_seed = 0}));
+  MOED_ASSIGN_OR_RETURN(const std::string path, ResolveModelPath(flags->model_dir));
+  MOED_ASSIGN_OR_RETURN(const auto checkpoint, OpenModel(path, {.load_format = flags->load_format, .dummy_seed = 0}));
   Title(flags->model_dir);
   if (checkpoint->total_bytes() > 0) {
     Line("weights on disk", fmt::format("{} tensors, {}", checkpoint->List().size(),
@@ -113,10 +116,10 @@ absl::Status Inspect(InspectFlags* flags) {
   }
 
   Title("Text");
-  const auto tokenizer = Tokenizer::Load(flags->model_dir);
+  const auto tokenizer = LoadTokenizer(path);
   if (tokenizer.ok()) Line("tokenizer", fmt::format("{} tokens", (*tokenizer)->vocab_size()));
   note(tokenizer.status());
-  const auto chat_template = ChatTemplate::Load(flags->model_dir);
+  const auto chat_template = LoadChatTemplate(path);
   Line("chat template", chat_template.ok() ? "yes" : "no");
   if (!absl::IsNotFound(chat_template.status())) note(chat_template.status());
 
@@ -136,7 +139,7 @@ Command AddInspectCommand(CLI::App* app) {
       "  moed inspect --model configs/shapes/qwen3-30b-a3b --load-format dummy --dtype bf16");
   auto flags = std::make_shared<InspectFlags>();
   flags->table.BeginGroup("Model");
-  flags->table.Add("model", &flags->model_dir, "Folder of the model");
+  flags->table.Add("model", &flags->model_dir, "Folder or GGUF file of the model, or its name on the Hub");
   flags->table.Add("load_format", &flags->load_format, "dummy for a folder with config.json only");
   flags->table.Add("dtype", &flags->dtype, "Plan for weights in auto, fp32, bf16");
   flags->table.Add("kv_cache_dtype", &flags->kv_cache_dtype, "Plan for keys and values in auto, fp32, bf16, fp16");

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/model_path.h"
 #include "cli/npy_writer.h"
 #include "cli/progress_bar.h"
 #include "cli/server_config.h"
@@ -58,6 +59,7 @@ absl::Status Logits(LogitsFlags* flags) {
   MOED_RETURN_IF_ERROR(config.Resolve());
   MOED_RETURN_IF_ERROR(config.StartLogging());
 
+  MOED_ASSIGN_OR_RETURN(config.engine.model_dir, ResolveModelPath(config.engine.model_dir));
   std::unique_ptr<MoeEngine> engine;
   {
     ProgressBar bar;

@@ -7,6 +7,8 @@
 #include "base/logging.h"
 #include "checkpoint/checkpoint.h"
 #include "cli/generation_config.h"
+#include "cli/model_path.h"
+#include "cli/model_text.h"
 #include "cli/progress_bar.h"
 #include "engine/moe_engine.h"
 #include "scheduler/policy.h"
@@ -16,7 +18,7 @@
 namespace moed {
 
 std::shared_ptr<const ChatTemplate> LoadChatTemplateIfAny(const std::string& dir) {
-  auto chat_template = ChatTemplate::Load(dir);
+  auto chat_template = LoadChatTemplate(dir);
   if (chat_template.ok()) return std::move(chat_template).value();
   if (!absl::IsNotFound(chat_template.status())) {
     MOED_LOG_WARNING("the chat template is not understood, so Chat is not available: {}",
@@ -29,17 +31,20 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> LoadServedModel(const ServerC
   const absl::Time start = absl::Now();
   // What is quick to fail comes before what is slow to load.
   MOED_ASSIGN_OR_RETURN(auto policy, MakePolicy(config.scheduling_policy));
-  MOED_RETURN_IF_ERROR(CheckModelPath(config.engine.model_dir));
+  MOED_ASSIGN_OR_RETURN(const std::string model_path, ResolveModelPath(config.engine.model_dir));
+  MOED_RETURN_IF_ERROR(CheckModelPath(model_path));
   SamplingParams sampling;
   if (config.generation_config == GenerationConfigSource::kModel) {
-    MOED_ASSIGN_OR_RETURN(sampling, ReadGenerationConfig(config.engine.model_dir));
+    MOED_ASSIGN_OR_RETURN(sampling, ReadGenerationConfig(model_path));
   }
-  MOED_ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer, Tokenizer::Load(config.tokenizer_dir));
+  MOED_ASSIGN_OR_RETURN(const std::string tokenizer_path, ResolveModelPath(config.tokenizer_dir));
+  MOED_ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer, LoadTokenizer(tokenizer_path));
 
   std::unique_ptr<MoeEngine> engine;
   {
     ProgressBar bar;
     MoeEngineOptions options = config.engine;
+    options.model_dir = model_path;
     options.progress = [&bar](double fraction, std::string_view what) { bar.Update(fraction, what); };
     MOED_ASSIGN_OR_RETURN(engine, MoeEngine::Load(options));
   }
@@ -56,7 +61,7 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> LoadServedModel(const ServerC
   MOED_ASSIGN_OR_RETURN(auto loop,
                         ServingLoop::Create(config.serving, std::move(engine), std::move(policy), tokenizer));
   return std::make_shared<const ServedModel>(config.engine.served_model_name, std::move(tokenizer),
-                                             LoadChatTemplateIfAny(config.tokenizer_dir), std::move(loop),
+                                             LoadChatTemplateIfAny(tokenizer_path), std::move(loop),
                                              std::move(sampling));
 }
 

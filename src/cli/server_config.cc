@@ -8,13 +8,16 @@ namespace moed {
 
 void ServerConfig::AddModelOptions(OptionTable* table) {
   table->BeginGroup("Model");
-  table->Add("model", &engine.model_dir, "Folder of the model, as the Hugging Face Hub lays it out");
+  table->Add(
+      "model", &engine.model_dir,
+      "Folder of the model as the Hugging Face Hub lays it out, a .gguf file, or its name on the Hub (ORG/NAME)");
   table->Add("tokenizer", &tokenizer_dir, "Folder of tokenizer and chat template, where it is not the model's");
   table->Add("served_model_name", &engine.served_model_name, "What clients call the model; else the folder's name");
   table->Add("generation_config", &generation_config,
              "Sampling of requests that leave it out: model (its generation_config.json), or moed (temperature 1)");
-  table->Add("load_format", &engine.load_format,
-             "auto, safetensors, or dummy: random weights for any config.json, to try a shape without its weights");
+  table->Add(
+      "load_format", &engine.load_format,
+      "auto, safetensors, gguf, or dummy: random weights for any config.json, to try a shape without its weights");
   table->Add("dtype", &engine.dtype, "What weights compute in: auto (as the checkpoint says), fp32, bf16");
   table->Add("max_model_len", &engine.max_model_len, "Tokens of prompt and output together; 0: what the model allows");
   table->Add("seed", &seed, "Of draws for requests that name no seed, and of dummy weights: a number, or random");

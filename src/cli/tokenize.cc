@@ -6,6 +6,8 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/model_path.h"
+#include "cli/model_text.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
 
@@ -27,10 +29,11 @@ class LineConverter {
   explicit LineConverter(const TokenizeFlags& flags) : flags_(flags) {}
 
   absl::Status Load() {
+    MOED_ASSIGN_OR_RETURN(const std::string path, ResolveModelPath(flags_.model_dir));
     if (flags_.chat) {
-      MOED_ASSIGN_OR_RETURN(template_, ChatTemplate::Load(flags_.model_dir));
+      MOED_ASSIGN_OR_RETURN(template_, LoadChatTemplate(path));
     } else {
-      MOED_ASSIGN_OR_RETURN(tokenizer_, Tokenizer::Load(flags_.model_dir));
+      MOED_ASSIGN_OR_RETURN(tokenizer_, LoadTokenizer(path));
     }
     return absl::OkStatus();
   }
@@ -102,7 +105,9 @@ Command AddTokenizeCommand(CLI::App* app) {
       "  echo '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"add_generation_prompt\": true}' |\n"
       "    moed tokenize --model models/demo --chat");
   auto flags = std::make_shared<TokenizeFlags>();
-  command->add_option("--model", flags->model_dir, "Folder of the model")->required()->type_name("DIR");
+  command->add_option("--model", flags->model_dir, "Folder or GGUF file of the model, or its name on the Hub")
+      ->required()
+      ->type_name("DIR");
   command->add_flag("--decode", flags->decode, "{\"ids\": [...]} to {\"text\": ...}");
   command->add_flag(
       "--chat", flags->chat,

@@ -11,6 +11,7 @@
 #include "base/logging.h"
 #include "base/text.h"
 #include "model/family.h"
+#include "model/open_model.h"
 
 namespace moed {
 namespace {
@@ -69,7 +70,7 @@ MoeEngine::MoeEngine(const MoeEngineOptions& options)
 absl::StatusOr<std::unique_ptr<MoeEngine>> MoeEngine::Load(const MoeEngineOptions& options) {
   MOED_RETURN_IF_ERROR(CheckOptions(options));
   LoadOptions load{.load_format = options.load_format, .dummy_seed = options.dummy_seed};
-  MOED_ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(options.model_dir, load));
+  MOED_ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, OpenModel(options.model_dir, load));
   std::unique_ptr<MoeEngine> engine(new MoeEngine(options));
   MOED_RETURN_IF_ERROR(engine->LoadModel(options, *checkpoint));
   MOED_RETURN_IF_ERROR(engine->CreateCache(options));

@@ -20,9 +20,9 @@
 namespace moed {
 
 struct MoeEngineOptions {
-  // A Hugging Face folder. (--model)
+  // A Hugging Face folder, or a GGUF file. (--model)
   std::string model_dir;
-  // auto, safetensors or dummy. (--load-format)
+  // auto, safetensors, gguf or dummy. (--load-format)
   LoadFormat load_format = LoadFormat::kAuto;
   // Of dummy weights. (--seed)
   uint64_t dummy_seed = 0;

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -119,6 +120,26 @@ TEST(Mxfp4, DequantisesAsTransformers) {
   }
   EXPECT_TRUE(absl::IsInvalidArgument(OpenMxfp4Matrix(source, "experts", 0, count, rows, columns + 32).status()));
   EXPECT_TRUE(absl::IsNotFound(OpenMxfp4Matrix(source, "other", 0, count, rows, columns).status()));
+}
+
+TEST(Mxfp4, ACheckpointHandsOutTheMatricesOfAStack) {
+  const TempDir dir;
+  dir.Write("config.json", R"({"quantization_config":{"quant_method":"mxfp4"}})");
+  std::filesystem::copy_file("tests/golden/formats/mxfp4.safetensors", dir.File("model.safetensors"));
+  const auto checkpoint = Checkpoint::Open(dir.path());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const auto second = (*checkpoint)->GetStackedMatrix("experts", 1, 2, 6, 96);
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_EQ(second->quantized().ToString(), "MXFP4");
+  std::vector<float> actual(6 * 96);
+  second->Read(0, 6, actual.data());
+  // A plain stack beside it.
+  const auto plain = (*checkpoint)->GetStackedMatrix("values", 1, 2, 6, 96);
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_TRUE(plain->is_plain());
+  EXPECT_TRUE(std::equal(actual.begin(), actual.end(), plain->plain().As<float>()));
+  EXPECT_THAT((*checkpoint)->UnusedTensors(), ::testing::IsEmpty());
+  (*checkpoint)->Release("experts");
 }
 
 TEST(QuantizationConfig, NamesWhatIsNotSupported) {

@@ -19,6 +19,7 @@ LAYERS = {
     "kv_cache": {"base", "tensor", "kernels"},
     "checkpoint": {"base", "tensor"},
     "tokenizer": {"base"},
+    "hub": {"base"},
     "grammar": {"base", "tokenizer"},
     "request": {"base"},
     "model": {"base", "tensor", "kernels", "comm", "kv_cache", "checkpoint"},
