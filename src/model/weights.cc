@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -26,9 +27,28 @@ std::string Name(const std::string& pattern, int32_t layer = 0, int32_t expert =
   return fmt::format(fmt::runtime(pattern), layer, expert);
 }
 
+// "….weight" -> "….bias"; another name -> the name with "_bias".
 std::string BiasName(const std::string& weight_name) {
-  return weight_name.substr(0, weight_name.size() - std::string_view("weight").size()) + "bias";
+  constexpr std::string_view kWeight = ".weight";
+  if (!weight_name.ends_with(kWeight)) return weight_name + "_bias";
+  return weight_name.substr(0, weight_name.size() - kWeight.size()) + ".bias";
 }
+
+// A group of feed-forwards of one shape: the experts of a layer, its shared experts, or the one of a dense layer.
+struct FfnShape {
+  const std::string &gate, &up, &down;  // names
+  int32_t count;
+  int64_t intermediate;
+  ExpertLayout layout;
+  bool bias;
+
+  size_t Bytes(int64_t hidden, DType dtype) const {
+    size_t bytes =
+        count * (2 * Align(PackedBytes(intermediate, hidden, dtype)) + Align(PackedBytes(hidden, intermediate, dtype)));
+    if (bias) bytes += 2 * Align(count * intermediate * sizeof(float)) + Align(count * hidden * sizeof(float));
+    return bytes;
+  }
+};
 
 // Sizes of one layer's matrices, named once for planning and for loading.
 struct LayerShape {
@@ -37,33 +57,80 @@ struct LayerShape {
         k_rows(int64_t{config.attention.num_kv_heads} * config.attention.k_head_dim),
         v_rows(int64_t{config.attention.num_kv_heads} * config.attention.v_head_dim),
         output_columns(int64_t{config.attention.num_heads} * config.attention.v_head_dim),
-        num_experts(layer.is_moe ? config.moe.num_experts : 1),
-        intermediate(layer.is_moe ? config.moe.intermediate_size : config.intermediate_size) {}
+        q_norm(config.attention.qk_norm_full_width ? q_rows : config.attention.k_head_dim),
+        k_norm(config.attention.qk_norm_full_width ? k_rows : config.attention.k_head_dim),
+        ffn(layer.is_moe ? FfnShape{config.names.expert_gate, config.names.expert_up, config.names.expert_down,
+                                    config.moe.num_experts, config.moe.intermediate_size, config.expert_layout,
+                                    config.moe.expert_bias}
+                         : FfnShape{config.names.dense_gate, config.names.dense_up, config.names.dense_down, 1,
+                                    config.intermediate_size, ExpertLayout::kSeparate, config.dense_bias}),
+        shared{config.names.shared_gate,
+               config.names.shared_up,
+               config.names.shared_down,
+               1,
+               layer.is_moe ? config.moe.shared_intermediate_size : 0,
+               ExpertLayout::kSeparate,
+               false} {
+    const LatentAttentionConfig& latent = config.attention.latent;
+    if (!config.attention.is_latent()) return;
+    if (latent.q_lora_rank > 0) q_rows = latent.q_lora_rank;
+    k_rows = latent.cached_dim();
+    v_rows = 0;
+  }
   int64_t qkv_rows() const { return q_rows + k_rows + v_rows; }
+  bool has_shared() const { return shared.intermediate > 0; }
 
   int64_t q_rows, k_rows, v_rows, output_columns;
-  int32_t num_experts;
-  int64_t intermediate;
+  int64_t q_norm, k_norm;
+  FfnShape ffn, shared;
 };
+
+size_t NormBytes(const ModelConfig& config) {
+  return (config.norm == NormKind::kLayer ? 2 : 1) * Align(config.hidden_size * sizeof(float));
+}
+
+size_t LatentAttentionBytes(const AttentionConfig& attention, DType dtype) {
+  if (!attention.is_latent()) return 0;
+  const LatentAttentionConfig& latent = attention.latent;
+  const int64_t heads = attention.num_heads;
+  size_t bytes = Align(latent.kv_lora_rank * sizeof(float)) +
+                 heads * (Align(PackedBytes(latent.kv_lora_rank, latent.nope_head_dim, dtype)) +
+                          Align(PackedBytes(attention.v_head_dim, latent.kv_lora_rank, dtype)));
+  if (latent.q_lora_rank > 0) {
+    bytes += Align(latent.q_lora_rank * sizeof(float)) +
+             Align(PackedBytes(heads * attention.k_head_dim, latent.q_lora_rank, dtype));
+  }
+  return bytes;
+}
 
 size_t LayerBytes(const ModelConfig& config, const LayerConfig& layer, DType dtype) {
   const LayerShape shape(config, layer);
   const int64_t hidden = config.hidden_size;
+  const AttentionConfig& attention = config.attention;
   size_t bytes =
       Align(PackedBytes(shape.qkv_rows(), hidden, dtype)) + Align(PackedBytes(hidden, shape.output_columns, dtype));
-  bytes += 2 * Align(hidden * sizeof(float));
-  if (config.attention.qk_norm) bytes += 2 * Align(config.attention.k_head_dim * sizeof(float));
-  if (config.attention.qkv_bias) bytes += Align(shape.qkv_rows() * sizeof(float));
-  if (config.attention.output_bias) bytes += Align(hidden * sizeof(float));
-  if (layer.is_moe) bytes += Align(PackedBytes(shape.num_experts, hidden, DType::kF32));
-  bytes += shape.num_experts * (2 * Align(PackedBytes(shape.intermediate, hidden, dtype)) +
-                                Align(PackedBytes(hidden, shape.intermediate, dtype)));
-  return bytes;
+  bytes += 2 * NormBytes(config) + LatentAttentionBytes(attention, dtype);
+  if (attention.qk_norm) bytes += Align(shape.q_norm * sizeof(float)) + Align(shape.k_norm * sizeof(float));
+  if (attention.qkv_bias) bytes += Align(shape.qkv_rows() * sizeof(float));
+  if (attention.output_bias) bytes += Align(hidden * sizeof(float));
+  if (attention.sinks) bytes += Align(attention.num_heads * sizeof(float));
+  if (layer.is_moe) {
+    const size_t expert_vector = Align(config.moe.num_experts * sizeof(float));
+    bytes += Align(PackedBytes(config.moe.num_experts, hidden, DType::kF32));
+    if (config.moe.router_bias) bytes += expert_vector;
+    if (config.moe.correction_bias) bytes += expert_vector;
+  }
+  if (shape.has_shared()) {
+    bytes += shape.shared.Bytes(hidden, dtype);
+    if (config.moe.shared_gate) bytes += Align(PackedBytes(1, hidden, DType::kF32));
+  }
+  return bytes + shape.ffn.Bytes(hidden, dtype);
 }
 
 size_t OuterBytes(const ModelConfig& config, DType dtype) {
   return Align(size_t(config.vocab_size) * config.hidden_size * DTypeSize(dtype)) +
-         Align(PackedBytes(config.vocab_size, config.hidden_size, dtype)) + Align(config.hidden_size * sizeof(float));
+         Align(PackedBytes(config.vocab_size, config.hidden_size, dtype)) + NormBytes(config) +
+         (config.lm_head_bias ? Align(config.vocab_size * sizeof(float)) : 0);
 }
 
 // Rows that are dequantised at a time while packing: a panel, so that memory stays near what the packed weights take.
@@ -94,6 +161,39 @@ absl::Status PackMatrixRows(const WeightMatrix& source, int64_t begin, int64_t e
   }
   return absl::OkStatus();
 }
+
+enum class FfnPart { kGate, kUp, kDown };
+
+// Output i of gate or up in a tensor that holds both.
+int64_t FusedRow(const FfnShape& shape, FfnPart part, int64_t i) {
+  const bool up = part == FfnPart::kUp;
+  const bool by_turns = shape.layout == ExpertLayout::kStackedInterleaved || shape.layout == ExpertLayout::kTransposed;
+  return by_turns ? 2 * i + up : i + up * shape.intermediate;
+}
+
+// Some outputs of a matrix that is stored with inputs first: row i is column first + i * step of `stored`.
+class TransposedMatrix final : public QuantizedMatrix {
+ public:
+  TransposedMatrix(const TensorView& stored, int64_t first, int64_t step, int64_t rows)
+      : stored_(stored), first_(first), step_(step), rows_(rows) {}
+
+  int64_t rows() const override { return rows_; }
+  int64_t columns() const override { return stored_.dim(0); }
+  std::string ToString() const override { return fmt::format("transposed {}", DTypeName(stored_.dtype)); }
+  void Dequantize(int64_t begin, int64_t end, float* out) const override {
+    const auto size = static_cast<int64_t>(DTypeSize(stored_.dtype));
+    std::vector<float> scratch((end - begin) * step_);
+    for (int64_t column = 0; column < columns(); ++column) {
+      const int64_t at = column * stored_.stride(0) + first_ + begin * step_;
+      ConvertToFloat(stored_.As<char>() + at * size, stored_.dtype, std::ssize(scratch) - (step_ - 1), scratch.data());
+      for (int64_t row = 0; row < end - begin; ++row) out[row * columns() + column] = scratch[row * step_];
+    }
+  }
+
+ private:
+  TensorView stored_;  // [columns, all rows]
+  int64_t first_, step_, rows_;
+};
 
 }  // namespace
 
@@ -145,11 +245,29 @@ class WeightLoader {
     return result;
   }
 
+  // A vector that is stored as a matrix of one row.
+  absl::StatusOr<TensorView> LoadRow(const std::string& name, int64_t size) {
+    MOED_ASSIGN_OR_RETURN(const TensorView source, checkpoint_.Get(name, {1, size}));
+    const TensorView result(Take(size * sizeof(float)), {size}, DType::kF32);
+    ConvertToFloat(source.data, source.dtype, size, result.As<float>());
+    checkpoint_.Release(name);
+    return result;
+  }
+
   absl::Status LoadVectorInto(const std::string& name, int64_t size, float* destination) {
     MOED_ASSIGN_OR_RETURN(const TensorView source, checkpoint_.Get(name, {size}));
     ConvertToFloat(source.data, source.dtype, size, destination);
     checkpoint_.Release(name);
     return absl::OkStatus();
+  }
+
+  absl::StatusOr<NormWeights> LoadNorm(const std::string& name) {
+    NormWeights norm;
+    MOED_ASSIGN_OR_RETURN(norm.weight, LoadVector(name, config_.hidden_size));
+    if (config_.norm == NormKind::kLayer) {
+      MOED_ASSIGN_OR_RETURN(norm.bias, LoadVector(BiasName(name), config_.hidden_size));
+    }
+    return norm;
   }
 
   absl::StatusOr<PackedWeight> LoadMatrix(const std::string& name, int64_t n, int64_t k, DType dtype) {
@@ -198,13 +316,20 @@ class WeightLoader {
     void* head = Take(PackedBytes(vocab, hidden, dtype_));
     if (config_.tied_embeddings) {
       MOED_RETURN_IF_ERROR(Pack(table, 0, vocab, dtype_, head));
-      weights_.lm_head_ = PackedWeight{.data = head, .n = vocab, .k = hidden, .format = dtype_};
+      weights_.lm_head_.weight = PackedWeight{.data = head, .n = vocab, .k = hidden, .format = dtype_};
     }
     checkpoint_.Release(name);
     if (!config_.tied_embeddings) {
-      MOED_ASSIGN_OR_RETURN(weights_.lm_head_, LoadMatrixInto(config_.names.lm_head, vocab, hidden, dtype_, head));
+      MOED_ASSIGN_OR_RETURN(weights_.lm_head_.weight,
+                            LoadMatrixInto(config_.names.lm_head, vocab, hidden, dtype_, head));
     }
-    MOED_ASSIGN_OR_RETURN(weights_.final_norm_, LoadVector(config_.names.final_norm, hidden));
+    if (config_.lm_head_bias) {
+      MOED_ASSIGN_OR_RETURN(weights_.lm_head_.bias, LoadVector(BiasName(config_.names.lm_head), vocab));
+    }
+    MOED_ASSIGN_OR_RETURN(weights_.final_norm_, LoadNorm(config_.names.final_norm));
+    for (const TensorView& vector : {weights_.final_norm_.weight, weights_.final_norm_.bias}) {
+      for (int64_t i = 0; !vector.empty() && i < hidden; ++i) vector.As<float>()[i] *= config_.logits_multiplier;
+    }
     return absl::OkStatus();
   }
 
@@ -216,40 +341,75 @@ class WeightLoader {
     const int64_t hidden = config_.hidden_size;
     LayerWeights& out = weights_.layers_[index];
 
-    MOED_ASSIGN_OR_RETURN(out.attention_norm, LoadVector(Name(names.attention_norm, index), hidden));
+    MOED_ASSIGN_OR_RETURN(out.attention_norm, LoadNorm(Name(names.attention_norm, index)));
     MOED_RETURN_IF_ERROR(LoadQkv(index, shape, &out));
+    if (config_.attention.is_latent()) MOED_RETURN_IF_ERROR(LoadLatentAttention(index, &out.latent));
     if (config_.attention.qk_norm) {
-      const int64_t dim = config_.attention.k_head_dim;
-      MOED_ASSIGN_OR_RETURN(out.q_norm, LoadVector(Name(names.q_norm, index), dim));
-      MOED_ASSIGN_OR_RETURN(out.k_norm, LoadVector(Name(names.k_norm, index), dim));
+      MOED_ASSIGN_OR_RETURN(out.q_norm, LoadVector(Name(names.q_norm, index), shape.q_norm));
+      MOED_ASSIGN_OR_RETURN(out.k_norm, LoadVector(Name(names.k_norm, index), shape.k_norm));
+    }
+    if (config_.attention.sinks) {
+      MOED_ASSIGN_OR_RETURN(out.sinks, LoadVector(Name(names.sinks, index), config_.attention.num_heads));
     }
     const std::string o_proj = Name(names.o_proj, index);
     MOED_ASSIGN_OR_RETURN(out.output.weight, LoadMatrix(o_proj, hidden, shape.output_columns, dtype_));
     if (config_.attention.output_bias) {
       MOED_ASSIGN_OR_RETURN(out.output.bias, LoadVector(BiasName(o_proj), hidden));
     }
-    MOED_ASSIGN_OR_RETURN(out.ffn_norm, LoadVector(Name(names.ffn_norm, index), hidden));
-    if (layer.is_moe) {
-      MOED_ASSIGN_OR_RETURN(out.router, LoadMatrix(Name(names.router, index), shape.num_experts, hidden, DType::kF32));
+    MOED_ASSIGN_OR_RETURN(out.ffn_norm, LoadNorm(Name(names.ffn_norm, index)));
+    if (layer.is_moe) MOED_RETURN_IF_ERROR(LoadRouter(index, &out));
+    if (shape.has_shared()) {
+      MOED_RETURN_IF_ERROR(LoadFfn(index, shape.shared, &out.shared));
+      if (config_.moe.shared_gate) {
+        MOED_ASSIGN_OR_RETURN(out.shared_gate,
+                              LoadMatrix(Name(names.shared_expert_gate, index), 1, hidden, DType::kF32));
+      }
     }
-    return LoadExperts(index, shape, &out.experts);
+    return LoadFfn(index, shape.ffn, &out.experts);
+  }
+
+  absl::Status LoadRouter(int32_t index, LayerWeights* out) {
+    const std::string name = Name(config_.names.router, index);
+    const int64_t experts = config_.moe.num_experts;
+    MOED_ASSIGN_OR_RETURN(out->router.weight, LoadMatrix(name, experts, config_.hidden_size, DType::kF32));
+    if (config_.moe.router_bias) {
+      MOED_ASSIGN_OR_RETURN(out->router.bias, LoadVector(BiasName(name), experts));
+    }
+    if (config_.moe.correction_bias) {
+      const std::string bias = Name(config_.names.correction_bias, index);
+      MOED_ASSIGN_OR_RETURN(out->correction_bias,
+                            config_.moe.correction_bias_is_row ? LoadRow(bias, experts) : LoadVector(bias, experts));
+    }
+    return absl::OkStatus();
   }
 
   absl::Status LoadQkv(int32_t index, const LayerShape& shape, LayerWeights* out) {
     const TensorNames& names = config_.names;
     const int64_t hidden = config_.hidden_size, n = shape.qkv_rows();
-    const std::pair<const std::string*, int64_t> parts[] = {
-        {&names.q_proj, shape.q_rows}, {&names.k_proj, shape.k_rows}, {&names.v_proj, shape.v_rows}};
+    struct Part {
+      const std::string& pattern;
+      int64_t rows;
+      bool bias;
+    };
+    const bool bias = config_.attention.qkv_bias, has_q_a = config_.attention.latent.q_lora_rank > 0;
+    std::vector<Part> parts = {{has_q_a ? names.q_a_proj : names.q_proj, shape.q_rows, bias}};
+    if (config_.attention.is_latent()) {
+      parts[0].bias = bias && has_q_a;
+      parts.push_back({names.kv_a_proj, shape.k_rows, bias});
+    } else {
+      parts.push_back({names.k_proj, shape.k_rows, bias});
+      parts.push_back({names.v_proj, shape.v_rows, bias});
+    }
     void* data = Take(PackedBytes(n, hidden, dtype_));
     out->qkv.weight = PackedWeight{.data = data, .n = n, .k = hidden, .format = dtype_};
-    if (config_.attention.qkv_bias) out->qkv.bias = TensorView(Take(n * sizeof(float)), {n}, DType::kF32);
+    if (bias) out->qkv.bias = TensorView(Take(n * sizeof(float)), {n}, DType::kF32);
     int64_t first_row = 0;
-    for (const auto& [pattern, rows] : parts) {
-      const std::string name = Name(*pattern, index);
+    for (const auto& [pattern, rows, has_bias] : parts) {
+      const std::string name = Name(pattern, index);
       MOED_ASSIGN_OR_RETURN(const WeightMatrix source, checkpoint_.GetMatrix(name, rows, hidden));
       MOED_RETURN_IF_ERROR(Pack(source, first_row, n, dtype_, data));
       checkpoint_.Release(name);
-      if (config_.attention.qkv_bias) {
+      if (has_bias) {
         MOED_RETURN_IF_ERROR(LoadVectorInto(BiasName(name), rows, out->qkv.bias.As<float>() + first_row));
       }
       first_row += rows;
@@ -257,51 +417,151 @@ class WeightLoader {
     return absl::OkStatus();
   }
 
-  // An expert a piece: their packing is most of the loading.
-  absl::Status LoadExperts(int32_t index, const LayerShape& shape, ExpertWeights* out) {
+  absl::Status LoadLatentAttention(int32_t index, LatentAttentionWeights* out) {
     const TensorNames& names = config_.names;
-    const bool moe = config_.layers[index].is_moe;
+    const LatentAttentionConfig& latent = config_.attention.latent;
+    if (latent.q_lora_rank > 0) {
+      const int64_t q_rows = int64_t{config_.attention.num_heads} * config_.attention.k_head_dim;
+      MOED_ASSIGN_OR_RETURN(out->q_norm, LoadVector(Name(names.q_a_norm, index), latent.q_lora_rank));
+      MOED_ASSIGN_OR_RETURN(out->q_b, LoadMatrix(Name(names.q_b_proj, index), q_rows, latent.q_lora_rank, dtype_));
+    }
+    MOED_ASSIGN_OR_RETURN(out->kv_norm, LoadVector(Name(names.kv_a_norm, index), latent.kv_lora_rank));
+
+    // Of each head the rows of its keys, then those of its values.
+    const int64_t heads = config_.attention.num_heads, nope = latent.nope_head_dim,
+                  v_dim = config_.attention.v_head_dim;
+    const int64_t rank = latent.kv_lora_rank, rows = nope + v_dim;
+    const std::string name = Name(names.kv_b_proj, index);
+    MOED_ASSIGN_OR_RETURN(const WeightMatrix source, checkpoint_.GetMatrix(name, heads * rows, rank));
+    for (int64_t head = 0; head < heads; ++head) {
+      out->k_up.push_back({.data = Take(PackedBytes(rank, nope, dtype_)), .n = rank, .k = nope, .format = dtype_});
+      out->v_up.push_back({.data = Take(PackedBytes(v_dim, rank, dtype_)), .n = v_dim, .k = rank, .format = dtype_});
+    }
+    const absl::Status packed = InParallel(heads, 1, [&](int64_t begin, int64_t end) -> absl::Status {
+      std::vector<float> head_rows(rows * rank), transposed(rank * nope);
+      for (int64_t head = begin; head < end; ++head) {
+        source.Read(head * rows, (head + 1) * rows, head_rows.data());
+        for (int64_t i = 0; i < nope * rank; ++i) transposed[i % rank * nope + i / rank] = head_rows[i];
+        MOED_RETURN_IF_ERROR(PackWeightRows(TensorView::Of(transposed.data(), {rank, nope}), 0, rank, dtype_,
+                                            const_cast<void*>(out->k_up[head].data)));
+        MOED_RETURN_IF_ERROR(PackWeightRows(TensorView::Of(head_rows.data() + nope * rank, {v_dim, rank}), 0, v_dim,
+                                            dtype_, const_cast<void*>(out->v_up[head].data)));
+      }
+      return absl::OkStatus();
+    });
+    checkpoint_.Release(name);
+    return packed;
+  }
+
+  // An expert's matrix a piece, for their packing is most of the loading; a single feed-forward's are cut into rows.
+  absl::Status LoadFfn(int32_t layer, const FfnShape& shape, ExpertWeights* out) {
     const int64_t hidden = config_.hidden_size, inner = shape.intermediate;
     struct Part {
-      const std::string& pattern;
+      FfnPart part;
       int64_t n, k;
       std::vector<PackedWeight>* packed;
     };
-    const Part parts[] = {{moe ? names.expert_gate : names.dense_gate, inner, hidden, &out->gate},
-                          {moe ? names.expert_up : names.dense_up, inner, hidden, &out->up},
-                          {moe ? names.expert_down : names.dense_down, hidden, inner, &out->down}};
+    const Part parts[] = {{FfnPart::kGate, inner, hidden, &out->gate},
+                          {FfnPart::kUp, inner, hidden, &out->up},
+                          {FfnPart::kDown, hidden, inner, &out->down}};
     std::vector<void*> places;
     for (const Part& part : parts) {
-      part.packed->resize(shape.num_experts);
-      for (int32_t e = 0; e < shape.num_experts; ++e) places.push_back(Take(PackedBytes(part.n, part.k, dtype_)));
+      part.packed->resize(shape.count);
+      for (int32_t e = 0; e < shape.count; ++e) places.push_back(Take(PackedBytes(part.n, part.k, dtype_)));
     }
     const auto load = [&](int64_t piece, const auto& pack) -> absl::Status {
-      const Part& part = parts[piece / shape.num_experts];
-      const int32_t expert = static_cast<int32_t>(piece % shape.num_experts);
-      const std::string name = Name(part.pattern, index, expert);
-      MOED_ASSIGN_OR_RETURN(const WeightMatrix source, checkpoint_.GetMatrix(name, part.n, part.k));
+      const Part& part = parts[piece / shape.count];
+      const int32_t expert = static_cast<int32_t>(piece % shape.count);
+      MOED_ASSIGN_OR_RETURN(const WeightMatrix source, FfnMatrix(layer, shape, part.part, expert));
       MOED_RETURN_IF_ERROR(pack(source, places[piece]));
-      checkpoint_.Release(name);
+      if (shape.layout == ExpertLayout::kSeparate && (part.part == FfnPart::kDown || !shape.up.empty())) {
+        checkpoint_.Release(Name(PartName(shape, part.part), layer, expert));
+      }
       (*part.packed)[expert] = PackedWeight{.data = places[piece], .n = part.n, .k = part.k, .format = dtype_};
       return absl::OkStatus();
     };
     const int64_t pieces = std::ssize(places);
-    if (shape.num_experts == 1) {
+    if (shape.count == 1) {
       for (int64_t piece = 0; piece < pieces; ++piece) {
         MOED_RETURN_IF_ERROR(load(piece, [&](const WeightMatrix& source, void* destination) {
           return Pack(source, 0, source.rows(), dtype_, destination);
         }));
       }
-      return absl::OkStatus();
+    } else {
+      const absl::Status loaded = InParallel(pieces, 1, [&](int64_t begin, int64_t end) -> absl::Status {
+        for (int64_t piece = begin; piece < end; ++piece) {
+          MOED_RETURN_IF_ERROR(load(piece, [&](const WeightMatrix& source, void* destination) {
+            return PackMatrixRows(source, 0, source.rows(), 0, source.rows(), dtype_, destination);
+          }));
+        }
+        return absl::OkStatus();
+      });
+      MOED_RETURN_IF_ERROR(loaded);
     }
-    return InParallel(pieces, 1, [&](int64_t begin, int64_t end) -> absl::Status {
-      for (int64_t piece = begin; piece < end; ++piece) {
-        MOED_RETURN_IF_ERROR(load(piece, [&](const WeightMatrix& source, void* destination) {
-          return PackMatrixRows(source, 0, source.rows(), 0, source.rows(), dtype_, destination);
-        }));
+    // What several pieces were read from; the others are gone already.
+    checkpoint_.Release(Name(shape.gate, layer));
+    checkpoint_.Release(Name(shape.down, layer));
+    return shape.bias ? LoadFfnBiases(layer, shape, out) : absl::OkStatus();
+  }
+
+  // The tensor that holds a part: that of gate holds up too where up has no name.
+  static const std::string& PartName(const FfnShape& shape, FfnPart part) {
+    if (part == FfnPart::kDown) return shape.down;
+    return part == FfnPart::kUp && !shape.up.empty() ? shape.up : shape.gate;
+  }
+
+  // The matrix [outputs, inputs] of one expert, wherever the checkpoint has it.
+  absl::StatusOr<WeightMatrix> FfnMatrix(int32_t layer, const FfnShape& shape, FfnPart part, int32_t expert) {
+    const std::string name = Name(PartName(shape, part), layer, expert);
+    const bool down = part == FfnPart::kDown, fused = !down && shape.up.empty();
+    const int64_t n = down ? config_.hidden_size : shape.intermediate;
+    const int64_t k = down ? shape.intermediate : config_.hidden_size;
+    const int64_t stored_n = fused ? 2 * n : n;
+    if (shape.layout == ExpertLayout::kTransposed) {
+      MOED_ASSIGN_OR_RETURN(const TensorView all, checkpoint_.Get(name, {shape.count, k, stored_n}));
+      return WeightMatrix(std::make_shared<TransposedMatrix>(Slice(all, expert), fused ? FusedRow(shape, part, 0) : 0,
+                                                             fused ? 2 : 1, n));
+    }
+    WeightMatrix matrix;
+    if (shape.layout == ExpertLayout::kSeparate) {
+      MOED_ASSIGN_OR_RETURN(matrix, checkpoint_.GetMatrix(name, stored_n, k));
+    } else {
+      MOED_ASSIGN_OR_RETURN(matrix, checkpoint_.GetStackedMatrix(name, expert, shape.count, stored_n, k));
+    }
+    if (!fused) return matrix;
+    std::vector<int32_t> rows(n);
+    for (int64_t i = 0; i < n; ++i) rows[i] = static_cast<int32_t>(FusedRow(shape, part, i));
+    return matrix.SelectRows(std::move(rows));
+  }
+
+  // Matrix `index` of [matrices, rows, columns].
+  static TensorView Slice(const TensorView& all, int64_t index) {
+    char* const data = all.As<char>() + index * all.stride(0) * static_cast<int64_t>(DTypeSize(all.dtype));
+    return TensorView(data, {all.dim(1), all.dim(2)}, all.dtype);
+  }
+
+  absl::Status LoadFfnBiases(int32_t layer, const FfnShape& shape, ExpertWeights* out) {
+    const auto load = [&](FfnPart part, int64_t size, TensorView* bias) -> absl::Status {
+      const int64_t count = shape.count, stored = part != FfnPart::kDown && shape.up.empty() ? 2 * size : size;
+      const std::string name = BiasName(Name(PartName(shape, part), layer));
+      *bias = TensorView(Take(count * size * sizeof(float)), {count, size}, DType::kF32);
+      const bool stacked = shape.layout != ExpertLayout::kSeparate;
+      MOED_ASSIGN_OR_RETURN(const TensorView source,
+                            stacked ? checkpoint_.Get(name, {count, stored}) : checkpoint_.Get(name, {stored}));
+      std::vector<float> values(count * stored);
+      ConvertToFloat(source.data, source.dtype, std::ssize(values), values.data());
+      for (int64_t e = 0; e < count; ++e) {
+        for (int64_t i = 0; i < size; ++i) {
+          const int64_t at = stored == size ? i : FusedRow(shape, part, i);
+          bias->As<float>()[e * size + i] = values[e * stored + at];
+        }
       }
+      checkpoint_.Release(name);
       return absl::OkStatus();
-    });
+    };
+    MOED_RETURN_IF_ERROR(load(FfnPart::kGate, shape.intermediate, &out->gate_bias));
+    MOED_RETURN_IF_ERROR(load(FfnPart::kUp, shape.intermediate, &out->up_bias));
+    return load(FfnPart::kDown, config_.hidden_size, &out->down_bias);
   }
 
   const ModelConfig& config_;

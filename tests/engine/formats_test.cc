@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "model/family.h"
 #include "model/open_model.h"
 #include "tests/support/gguf_writer.h"
+#include "tests/support/seeded_checkpoint.h"
 #include "tests/support/temp_dir.h"
 
 namespace moed {
@@ -91,17 +93,25 @@ class GgufConverter {
 
   void AddMetadata() {
     writer_.AddString("general.architecture", arch_);
-    const std::pair<const char*, int32_t> integers[] = {{"context_length", config_.max_positions},
-                                                        {"embedding_length", config_.hidden_size},
-                                                        {"block_count", config_.num_layers()},
-                                                        {"feed_forward_length", config_.intermediate_size},
-                                                        {"attention.head_count", config_.attention.num_heads},
-                                                        {"attention.head_count_kv", config_.attention.num_kv_heads},
-                                                        {"attention.key_length", config_.attention.k_head_dim},
-                                                        {"expert_count", config_.moe.num_experts},
-                                                        {"expert_used_count", config_.moe.top_k},
-                                                        {"expert_feed_forward_length", config_.moe.intermediate_size}};
-    for (const auto& [key, value] : integers) writer_.AddInt(Key(key), static_cast<uint32_t>(value));
+    const std::pair<const char*, int32_t> integers[] = {
+        {"context_length", config_.max_positions},
+        {"embedding_length", config_.hidden_size},
+        {"block_count", config_.num_layers()},
+        {"feed_forward_length", config_.intermediate_size},
+        {"attention.head_count", config_.attention.num_heads},
+        {"attention.head_count_kv", config_.attention.num_kv_heads},
+        {"attention.key_length", config_.attention.k_head_dim},
+        {"expert_count", config_.moe.num_experts},
+        {"expert_used_count", config_.moe.top_k},
+        {"expert_feed_forward_length", config_.moe.intermediate_size},
+        {"expert_shared_feed_forward_length", config_.moe.shared_intermediate_size}};
+    for (const auto& [key, value] : integers) {
+      if (value > 0) writer_.AddInt(Key(key), static_cast<uint32_t>(value));
+    }
+    if (const auto* linear = std::get_if<LinearScaling>(&config_.rope.scaling)) {
+      writer_.AddString(Key("rope.scaling.type"), "linear");
+      writer_.AddFloat(Key("rope.scaling.factor"), static_cast<float>(linear->factor));
+    }
     writer_.AddFloat(Key("rope.freq_base"), static_cast<float>(config_.rope.theta));
     writer_.AddFloat(Key("attention.layer_norm_rms_epsilon"), config_.norm_eps);
   }
@@ -120,9 +130,15 @@ class GgufConverter {
     Add(block("attn_k"), {of(names.k_proj)}, kv_rows, hidden, dim);
     Add(block("attn_v"), {of(names.v_proj)}, kv_rows, hidden);
     Add(block("attn_output"), {of(names.o_proj)}, hidden, q_rows);
+    if (attention.qkv_bias) {
+      AddBias(block("attn_q"), of(names.q_proj), q_rows, dim);
+      AddBias(block("attn_k"), of(names.k_proj), kv_rows, dim);
+      AddBias(block("attn_v"), of(names.v_proj), kv_rows);
+    }
+    if (attention.output_bias) AddBias(block("attn_output"), of(names.o_proj), hidden);
     if (attention.qk_norm) {
-      Add(block("attn_q_norm"), {of(names.q_norm)}, 0, dim);
-      Add(block("attn_k_norm"), {of(names.k_norm)}, 0, dim);
+      Add(block("attn_q_norm"), {of(names.q_norm)}, 0, attention.qk_norm_full_width ? q_rows : dim);
+      Add(block("attn_k_norm"), {of(names.k_norm)}, 0, attention.qk_norm_full_width ? kv_rows : dim);
     }
     Add(block("ffn_norm"), {of(names.ffn_norm)}, 0, hidden);
     const bool is_moe = config_.layers[layer].is_moe;
@@ -131,9 +147,20 @@ class GgufConverter {
       Add(block("ffn_gate"), {of(names.dense_gate)}, inner, hidden);
       Add(block("ffn_up"), {of(names.dense_up)}, inner, hidden);
       Add(block("ffn_down"), {of(names.dense_down)}, hidden, inner);
+      if (config_.dense_bias) {
+        AddBias(block("ffn_gate"), of(names.dense_gate), inner);
+        AddBias(block("ffn_up"), of(names.dense_up), inner);
+        AddBias(block("ffn_down"), of(names.dense_down), hidden);
+      }
       return;
     }
     Add(block("ffn_gate_inp"), {of(names.router)}, config_.moe.num_experts, hidden);
+    if (const int64_t shared = config_.moe.shared_intermediate_size; shared > 0) {
+      Add(block("ffn_gate_shexp"), {of(names.shared_gate)}, shared, hidden);
+      Add(block("ffn_up_shexp"), {of(names.shared_up)}, shared, hidden);
+      Add(block("ffn_down_shexp"), {of(names.shared_down)}, hidden, shared);
+      Add(block("ffn_gate_inp_shexp"), {of(names.shared_expert_gate)}, 1, hidden);
+    }
     const auto experts = [&](const std::string& pattern) {
       std::vector<std::string> all;
       for (int32_t expert = 0; expert < config_.moe.num_experts; ++expert) all.push_back(of(pattern, expert));
@@ -157,9 +184,20 @@ class GgufConverter {
       ConvertToFloat(view->data, view->dtype, view->num_elements(), values.data() + begin);
     }
     if (head_dim > 0 && arch_ == "llama") values = Interleave(values, columns, head_dim);
-    std::vector<int64_t> shape = rows == 0 ? std::vector{columns} : std::vector{rows, columns};
+    std::vector<int64_t> shape = rows <= 1 ? std::vector{columns} : std::vector{rows, columns};
     if (sources.size() > 1) shape.insert(shape.begin(), std::ssize(sources));
     writer_.AddTensor(name + ".weight", shape, /*type=*/0,
+                      {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)});
+  }
+
+  void AddBias(const std::string& name, std::string source, int64_t size, int64_t head_dim = 0) {
+    source.replace(source.size() - 6, 6, "bias");  // for "weight"
+    const auto view = checkpoint_->Get(source, {size});
+    ASSERT_TRUE(view.ok()) << view.status();
+    std::vector<float> values(size);
+    ConvertToFloat(view->data, view->dtype, size, values.data());
+    if (head_dim > 0 && arch_ == "llama") values = Interleave(values, 1, head_dim);
+    writer_.AddTensor(name + ".bias", {size}, /*type=*/0,
                       {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)});
   }
 
@@ -195,6 +233,25 @@ TEST(Gguf, LogitsAreThoseOfSafetensorsToTheBit) {
     const std::vector<float> expected = Logits(folder, ids), actual = Logits(path, ids);
     ASSERT_FALSE(expected.empty());
     EXPECT_EQ(actual, expected) << folder;
+  }
+}
+
+TEST(Gguf, LogitsOfOtherFamiliesAreThoseOfSafetensorsToTheBit) {
+  const std::pair<const char*, const char*> models[] = {
+      {"llama_biased", "llama"}, {"qwen2", "qwen2"}, {"qwen2_moe", "qwen2moe"}, {"qwen3", "qwen3"}, {"olmoe", "olmoe"}};
+  for (const auto& [name, arch] : models) {
+    const TempDir dir;
+    const std::string golden = fmt::format("tests/golden/seeded/{}", name);
+    std::filesystem::copy_file(golden + "/config.json", dir.File("config.json"));
+    const auto manifest = testing::ReadSeededManifest(golden + "/tensors.txt");
+    ASSERT_TRUE(manifest.ok()) << manifest.status();
+    ASSERT_TRUE(testing::WriteSeededWeights(*manifest, dir.path()).ok());
+    const std::string path = dir.Write("model.gguf", GgufConverter(dir.path(), arch).Convert());
+    std::vector<int32_t> ids;
+    for (int32_t i = 0; i < 20; ++i) ids.push_back(i * 5 + 3);
+    const std::vector<float> expected = Logits(dir.path(), ids), actual = Logits(path, ids);
+    ASSERT_FALSE(expected.empty());
+    EXPECT_EQ(actual, expected) << name;
   }
 }
 
