@@ -1,6 +1,7 @@
 #include "engine/moe_engine.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -58,6 +59,27 @@ TensorView CopyToWorkspace(Workspace* workspace, const std::vector<T>& values) {
   return view;
 }
 
+// Warns of tensors that the model has no use for. Layers behind the last are heads that predict further tokens
+// (num_nextn_predict_layers of DeepSeek-V3 and GLM-4.5), which decoding does without: one line says so.
+void ReportUnused(const ModelConfig& config, const std::vector<std::string>& names) {
+  const std::string& pattern = config.names.attention_norm;
+  const std::string prefix = pattern.substr(0, pattern.find("{0}"));
+  int64_t skipped = 0;
+  for (const std::string& name : names) {
+    int32_t layer = -1;
+    if (name.starts_with(prefix)) std::from_chars(name.data() + prefix.size(), name.data() + name.size(), layer);
+    if (layer >= config.num_layers()) {
+      ++skipped;
+    } else {
+      MOED_LOG_WARNING("the checkpoint's tensor {} is not used by this model", name);
+    }
+  }
+  if (skipped > 0) {
+    MOED_LOG_INFO("{} tensors of the layers that predict further tokens, from {}{} on, are skipped", skipped, prefix,
+                  config.num_layers());
+  }
+}
+
 }  // namespace
 
 MoeEngine::MoeEngine(const MoeEngineOptions& options)
@@ -91,9 +113,7 @@ absl::Status MoeEngine::LoadModel(const MoeEngineOptions& options, Checkpoint& c
   if (options.progress) progress = [&](double fraction) { options.progress(fraction, "loading weights"); };
   MOED_ASSIGN_OR_RETURN(ModelWeights weights, ModelWeights::Load(config, checkpoint, dtype, ctx_, progress));
   memory_plan_.weights = weights.num_bytes();
-  for (const std::string& name : checkpoint.UnusedTensors()) {
-    MOED_LOG_WARNING("the checkpoint's tensor {} is not used by this model", name);
-  }
+  ReportUnused(config, checkpoint.UnusedTensors());
   const int32_t max_context = options.max_model_len > 0 ? options.max_model_len : config.max_positions;
   MOED_ASSIGN_OR_RETURN(decoder_,
                         TransformerDecoder::Create(std::move(config), std::move(weights), max_context, ctx_.device));

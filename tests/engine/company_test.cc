@@ -30,19 +30,37 @@ constexpr char kConfig[] = R"({
   "initializer_range": 0.25, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "eos_token_id": 0
 })";
 
+// Latent attention and DeepSeek-V3's router with groups, correction bias and a shared expert.
+constexpr char kLatentConfig[] = R"({
+  "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "vocab_size": 503, "hidden_size": 72,
+  "intermediate_size": 100, "num_hidden_layers": 3, "num_attention_heads": 5, "num_key_value_heads": 5,
+  "q_lora_rank": 41, "kv_lora_rank": 46, "qk_nope_head_dim": 20, "qk_rope_head_dim": 10, "v_head_dim": 19,
+  "max_position_embeddings": 512, "n_routed_experts": 8, "n_group": 4, "topk_group": 2, "num_experts_per_tok": 3,
+  "n_shared_experts": 1, "moe_intermediate_size": 40, "first_k_dense_replace": 1, "routed_scaling_factor": 2.5,
+  "tie_word_embeddings": false, "initializer_range": 0.25, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+  "rope_scaling": {"type": "yarn", "factor": 8, "original_max_position_embeddings": 64, "mscale": 1.0,
+                   "mscale_all_dim": 1.0},
+  "eos_token_id": 0
+})";
+
 struct Variant {
   const char* name;
+  const char* config;
+  int32_t cached_elements;  // of one position in all layers
   DType dtype;
   DType kv_dtype;
   int threads;
 };
+
+constexpr int32_t kElements = 3 * 2 * (24 + 24);    // layers, KV heads, K and V
+constexpr int32_t kLatentElements = 3 * (46 + 10);  // layers, latent and rotary key
 
 class CompanyTest : public testing::TestWithParam<Variant> {
  protected:
   void SetUp() override {
     dir_ = std::filesystem::path(testing::TempDir()) / ("company_" + std::string(GetParam().name));
     std::filesystem::create_directories(dir_);
-    std::ofstream(dir_ / "config.json") << kConfig;
+    std::ofstream(dir_ / "config.json") << GetParam().config;
     std::mt19937 random(20);
     subject_.id = 1;
     for (int i = 0; i < 83; ++i) subject_.prompt_ids.push_back(static_cast<int32_t>(random() % kVocab));
@@ -71,8 +89,8 @@ class CompanyTest : public testing::TestWithParam<Variant> {
     options.kv_cache_dtype = GetParam().kv_dtype;
     options.num_threads = GetParam().threads;
     options.max_num_seqs = 32;
-    // 3 layers, 2 KV heads of 24 for K and for V, blocks of 16.
-    options.kv_cache_bytes = uint64_t{3} * 2 * 48 * 16 * DTypeSize(GetParam().kv_dtype) * kv_blocks;
+    constexpr uint64_t kBlockSize = 16;
+    options.kv_cache_bytes = kBlockSize * GetParam().cached_elements * DTypeSize(GetParam().kv_dtype) * kv_blocks;
     auto engine = MoeEngine::Load(options);
     EXPECT_TRUE(engine.ok()) << engine.status();
     return std::move(engine).value();
@@ -158,11 +176,14 @@ TEST_P(CompanyTest, FromAWarmPrefixCache) {
   EXPECT_EQ(other.stats.cached_tokens, 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Variants, CompanyTest,
-                         testing::Values(Variant{"fp32", DType::kF32, DType::kF32, 2},
-                                         Variant{"bf16", DType::kBF16, DType::kBF16, 2},
-                                         Variant{"bf16_kv_fp16", DType::kBF16, DType::kF16, 3}),
-                         [](const auto& variant) { return variant.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Variants, CompanyTest,
+    testing::Values(Variant{"fp32", kConfig, kElements, DType::kF32, DType::kF32, 2},
+                    Variant{"bf16", kConfig, kElements, DType::kBF16, DType::kBF16, 2},
+                    Variant{"bf16_kv_fp16", kConfig, kElements, DType::kBF16, DType::kF16, 3},
+                    Variant{"latent_fp32", kLatentConfig, kLatentElements, DType::kF32, DType::kF32, 2},
+                    Variant{"latent_bf16", kLatentConfig, kLatentElements, DType::kBF16, DType::kBF16, 3}),
+    [](const auto& variant) { return variant.param.name; });
 
 }  // namespace
 }  // namespace moed
