@@ -52,8 +52,17 @@ void PrintShapes(const ModelConfig& model) {
   Line("hidden size", model.hidden_size);
   Line("vocabulary", fmt::format("{}{}", model.vocab_size, model.tied_embeddings ? ", embeddings tied" : ""));
   Line("context", model.max_positions);
-  Line("attention heads", fmt::format("{}, {} for keys and values, of {} and {} dimensions", attention.num_heads,
-                                      attention.num_kv_heads, attention.k_head_dim, attention.v_head_dim));
+  if (attention.is_latent()) {
+    const LatentAttentionConfig& latent = attention.latent;
+    Line("attention heads", fmt::format("{}, of {} + {} dimensions for keys and {} for values", attention.num_heads,
+                                        latent.nope_head_dim, latent.rope_head_dim, attention.v_head_dim));
+    Line("latent of keys and values", fmt::format("{}, and a rotary key of {}: {} cached for a token in each layer",
+                                                  latent.kv_lora_rank, latent.rope_head_dim, latent.cached_dim()));
+    if (latent.q_lora_rank > 0) Line("latent of queries", latent.q_lora_rank);
+  } else {
+    Line("attention heads", fmt::format("{}, {} for keys and values, of {} and {} dimensions", attention.num_heads,
+                                        attention.num_kv_heads, attention.k_head_dim, attention.v_head_dim));
+  }
   Line("experts", fmt::format("{}, {} a token{}, intermediate size {}", model.moe.num_experts, model.moe.top_k,
                               model.moe.renormalize ? " (renormalised)" : "", model.moe.intermediate_size));
   if (model.num_moe_layers() < model.num_layers()) Line("dense intermediate size", model.intermediate_size);
@@ -74,8 +83,9 @@ void PrintMemory(const ModelConfig& model, const ParameterCount& count, const In
   const int64_t embedding =
       count.embedding + (model.tied_embeddings ? int64_t{model.vocab_size} * model.hidden_size : 0);
   const std::pair<std::string_view, int64_t> parts[] = {
-      {"experts", count.experts},           {"dense feed-forward", count.dense}, {"attention", count.attention},
-      {"embedding and LM head", embedding}, {"routers", count.router},           {"norms", count.norms}};
+      {"experts", count.experts},     {"shared experts", count.shared_experts}, {"dense feed-forward", count.dense},
+      {"attention", count.attention}, {"embedding and LM head", embedding},     {"routers", count.router},
+      {"norms", count.norms}};
   for (const auto& [name, parameters] : parts) {
     // Routers and norms are small and compute in fp32 always.
     const bool fp32 = name == "routers" || name == "norms";
