@@ -4,6 +4,7 @@
 
 #include "base/logging.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/gguf_header.h"
 #include "checkpoint/safetensors_header.h"
 #include "model/family.h"
 #include "tests/fuzz/targets.h"
@@ -48,6 +49,30 @@ void SafetensorsHeader(std::string_view input) {
       MOED_CHECK(!__builtin_mul_overflow(elements, static_cast<uint64_t>(dim), &elements));
     }
     MOED_CHECK(entry.num_bytes == elements * DTypeSize(*entry.dtype), "{} has another size than its shape", entry.name);
+  }
+}
+
+void GgufHeader(std::string_view input) {
+  const auto header = ParseGgufHeader(input);
+  if (!header.ok()) {
+    MOED_CHECK(absl::IsInvalidArgument(header.status()) || absl::IsUnimplemented(header.status()));
+    MOED_CHECK(!Message(header.status()).empty());
+    return;
+  }
+  uint64_t end = 0;
+  for (const GgufTensor& tensor : header->tensors) {
+    MOED_CHECK(
+        tensor.offset >= end && tensor.num_bytes <= input.size() && tensor.offset <= input.size() - tensor.num_bytes,
+        "{} reaches beyond the file", tensor.name);
+    end = tensor.offset + tensor.num_bytes;
+    uint64_t elements = 1;
+    for (int64_t dim : tensor.shape)
+      MOED_CHECK(!__builtin_mul_overflow(elements, static_cast<uint64_t>(dim), &elements));
+    MOED_CHECK(tensor.num_bytes == elements / tensor.type->block_size * tensor.type->block_bytes);
+    if (tensor.type->dequantize == nullptr) continue;
+    // Any bits are numbers.
+    float values[256];
+    tensor.type->dequantize(reinterpret_cast<const uint8_t*>(input.data() + tensor.offset), values);
   }
 }
 

@@ -34,6 +34,21 @@ def safetensors(header, data_size):
     return struct.pack("<Q", len(text)) + text + bytes(data_size)
 
 
+def gguf_string(text):
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def gguf(entries, tensors, data_size, alignment):
+    """Tensors are (name, dimensions with the innermost first, type, offset)."""
+    data = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(entries))
+    for key, kind, value in entries:
+        data += gguf_string(key) + struct.pack("<I", kind) + value
+    for name, dimensions, kind, offset in tensors:
+        data += gguf_string(name) + struct.pack("<I", len(dimensions))
+        data += struct.pack(f"<{len(dimensions)}Q", *dimensions) + struct.pack("<IQ", kind, offset)
+    return data + bytes(-len(data) % alignment + data_size)
+
+
 def checkpoints():
     write("safetensors_header", "two", safetensors(
         {"__metadata__": {"format": "pt"}, "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
@@ -42,6 +57,13 @@ def checkpoints():
     write("safetensors_header", "exotic", safetensors(
         {"q": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]},
          "none": {"dtype": "I64", "shape": [0, 7], "data_offsets": [4, 4]}}, 4))
+    write("gguf_header", "kinds", gguf(
+        [("a", 4, struct.pack("<I", 7)), ("b", 6, struct.pack("<f", 0.5)), ("c", 7, b"\1"), ("d", 8, gguf_string("text")),
+         ("e", 9, struct.pack("<IQ", 8, 2) + gguf_string("x") + gguf_string("")),
+         ("f", 9, struct.pack("<IQ", 5, 3) + struct.pack("<3i", 1, -2, 3)),
+         ("general.alignment", 4, struct.pack("<I", 64))],
+        [("matrix", (3, 2), 0, 0), ("blocks", (32, 2), 8, 64)], 64 + 68, 64))
+    write("gguf_header", "empty", gguf([], [], 0, 32))
     for golden in ("mixtral_plain", "qwen3_moe_odd", "qwen3_moe_biased"):
         folder = ROOT / "tests/golden" / golden
         config = json.loads((folder / "config.json").read_text())

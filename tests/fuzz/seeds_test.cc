@@ -20,6 +20,7 @@ struct Target {
 
 constexpr Target kTargets[] = {
     {"safetensors_header", SafetensorsHeader},
+    {"gguf_header", GgufHeader},
     {"model_config", ModelConfig},
     {"tokenizer_json", TokenizerJson},
     {"tokenizer_model", TokenizerModel},

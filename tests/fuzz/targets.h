@@ -10,6 +10,8 @@ namespace moed::fuzz {
 
 // A safetensors file.
 void SafetensorsHeader(std::string_view input);
+// A GGUF file.
+void GgufHeader(std::string_view input);
 // config.json and, after a zero byte, generation_config.json.
 void ModelConfig(std::string_view input);
 // tokenizer.json and, after a zero byte, a text to encode.
