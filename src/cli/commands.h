@@ -26,6 +26,7 @@ Command AddChatCommand(CLI::App* app);
 Command AddTokenizeCommand(CLI::App* app);
 Command AddLogitsCommand(CLI::App* app);
 Command AddInspectCommand(CLI::App* app);
+Command AddPerplexityCommand(CLI::App* app);
 // Below `moed bench`.
 Command AddBenchBatchCommand(CLI::App* bench);
 

@@ -91,7 +91,8 @@ void PrintMemory(const ModelConfig& model, const ParameterCount& count, const In
     const bool fp32 = name == "routers" || name == "norms";
     if (parameters > 0) Line(name, Bytes(parameters * (fp32 ? 4 : size)));
   }
-  Line("weights together", Bytes(static_cast<int64_t>(ModelWeights::PlannedBytes(model, dtype))));
+  Line("weights together",
+       Bytes(static_cast<int64_t>(ModelWeights::PlannedBytes(model, WeightPolicy{.dtype = dtype, .rules = {}}))));
   int64_t per_token = 0;
   for (const CacheSpec& spec : CacheSpecs(model, kv_dtype)) per_token += spec.bytes_per_position();
   Line("KV cache for one token", Bytes(per_token));

@@ -23,6 +23,11 @@ struct ServerConfig {
   std::string tokenizer_dir;
   // Sampling of requests that say nothing about it. (--generation-config)
   GenerationConfigSource generation_config = GenerationConfigSource::kModel;
+  // none, int8, or int4: feed-forwards in int4, attention and LM head in int8; with a group size as in int4:32.
+  // (--quantization)
+  std::string quantization = "none";
+  // A file of rules that go before `quantization`; empty: none. (--weight-policy)
+  std::string weight_policy_file;
   // (--scheduling-policy)
   std::string scheduling_policy = "fcfs";
   // Seeds the draws of requests that name no seed, and dummy weights; nothing: another one at each start. (--seed)

@@ -111,7 +111,10 @@ absl::Status MoeEngine::LoadModel(const MoeEngineOptions& options, Checkpoint& c
   const DType dtype = options.dtype.value_or(own);
   LoadProgress progress;
   if (options.progress) progress = [&](double fraction) { options.progress(fraction, "loading weights"); };
-  MOED_ASSIGN_OR_RETURN(ModelWeights weights, ModelWeights::Load(config, checkpoint, dtype, ctx_, progress));
+  MOED_ASSIGN_OR_RETURN(
+      ModelWeights weights,
+      ModelWeights::Load(config, checkpoint, WeightPolicy{.dtype = dtype, .rules = options.weight_rules}, ctx_,
+                         progress));
   memory_plan_.weights = weights.num_bytes();
   ReportUnused(config, checkpoint.UnusedTensors());
   const int32_t max_context = options.max_model_len > 0 ? options.max_model_len : config.max_positions;

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/status.h"
 #include "base/thread_pool.h"
@@ -15,6 +16,7 @@
 #include "engine/sampler.h"
 #include "kv_cache/paged_kv_cache.h"
 #include "model/decoder.h"
+#include "model/weight_policy.h"
 #include "tensor/exec_context.h"
 
 namespace moed {
@@ -30,6 +32,9 @@ struct MoeEngineOptions {
   std::string served_model_name;
   // fp32 or bf16; nothing: as the checkpoint says. The router is fp32 in any case. (--dtype)
   std::optional<DType> dtype;
+  // Which weights become integers as they are loaded; the first rule that fits decides. (--quantization,
+  // --weight-policy)
+  std::vector<WeightPolicy::Rule> weight_rules;
   // fp32, bf16 or fp16; nothing: the dtype of the weights. (--kv-cache-dtype)
   std::optional<DType> kv_cache_dtype;
   // Positions in a block. Smaller wastes less at the end of a sequence, larger reads faster. (--block-size)

@@ -16,6 +16,7 @@ namespace moed {
 using kernels::PackedBytes;
 using kernels::PackedWeight;
 using kernels::PackWeightRows;
+using kernels::WeightFormat;
 
 namespace {
 
@@ -41,10 +42,11 @@ struct FfnShape {
   int64_t intermediate;
   ExpertLayout layout;
   bool bias;
+  WeightFormat format;
 
-  size_t Bytes(int64_t hidden, DType dtype) const {
-    size_t bytes =
-        count * (2 * Align(PackedBytes(intermediate, hidden, dtype)) + Align(PackedBytes(hidden, intermediate, dtype)));
+  size_t Bytes(int64_t hidden) const {
+    size_t bytes = count * (2 * Align(PackedBytes(intermediate, hidden, format)) +
+                            Align(PackedBytes(hidden, intermediate, format)));
     if (bias) bytes += 2 * Align(count * intermediate * sizeof(float)) + Align(count * hidden * sizeof(float));
     return bytes;
   }
@@ -52,7 +54,9 @@ struct FfnShape {
 
 // Sizes of one layer's matrices, named once for planning and for loading.
 struct LayerShape {
-  LayerShape(const ModelConfig& config, const LayerConfig& layer)
+  LayerShape(const ModelConfig& config, const WeightPolicy& policy, int32_t index)
+      : LayerShape(config, config.layers[index], policy, index) {}
+  LayerShape(const ModelConfig& config, const LayerConfig& layer, const WeightPolicy& policy, int32_t index)
       : q_rows(int64_t{config.attention.num_heads} * config.attention.k_head_dim),
         k_rows(int64_t{config.attention.num_kv_heads} * config.attention.k_head_dim),
         v_rows(int64_t{config.attention.num_kv_heads} * config.attention.v_head_dim),
@@ -61,16 +65,19 @@ struct LayerShape {
         k_norm(config.attention.qk_norm_full_width ? k_rows : config.attention.k_head_dim),
         ffn(layer.is_moe ? FfnShape{config.names.expert_gate, config.names.expert_up, config.names.expert_down,
                                     config.moe.num_experts, config.moe.intermediate_size, config.expert_layout,
-                                    config.moe.expert_bias}
+                                    config.moe.expert_bias, policy.Format(WeightPart::kExperts, index)}
                          : FfnShape{config.names.dense_gate, config.names.dense_up, config.names.dense_down, 1,
-                                    config.intermediate_size, ExpertLayout::kSeparate, config.dense_bias}),
+                                    config.intermediate_size, ExpertLayout::kSeparate, config.dense_bias,
+                                    policy.Format(WeightPart::kDense, index)}),
         shared{config.names.shared_gate,
                config.names.shared_up,
                config.names.shared_down,
                1,
                layer.is_moe ? config.moe.shared_intermediate_size : 0,
                ExpertLayout::kSeparate,
-               false} {
+               false,
+               policy.Format(WeightPart::kShared, index)},
+        attention(policy.Format(WeightPart::kAttention, index)) {
     const LatentAttentionConfig& latent = config.attention.latent;
     if (!config.attention.is_latent()) return;
     if (latent.q_lora_rank > 0) q_rows = latent.q_lora_rank;
@@ -83,13 +90,14 @@ struct LayerShape {
   int64_t q_rows, k_rows, v_rows, output_columns;
   int64_t q_norm, k_norm;
   FfnShape ffn, shared;
+  WeightFormat attention;
 };
 
 size_t NormBytes(const ModelConfig& config) {
   return (config.norm == NormKind::kLayer ? 2 : 1) * Align(config.hidden_size * sizeof(float));
 }
 
-size_t LatentAttentionBytes(const AttentionConfig& attention, DType dtype) {
+size_t LatentAttentionBytes(const AttentionConfig& attention, WeightFormat format, DType dtype) {
   if (!attention.is_latent()) return 0;
   const LatentAttentionConfig& latent = attention.latent;
   const int64_t heads = attention.num_heads;
@@ -98,18 +106,19 @@ size_t LatentAttentionBytes(const AttentionConfig& attention, DType dtype) {
                           Align(PackedBytes(attention.v_head_dim, latent.kv_lora_rank, dtype)));
   if (latent.q_lora_rank > 0) {
     bytes += Align(latent.q_lora_rank * sizeof(float)) +
-             Align(PackedBytes(heads * attention.k_head_dim, latent.q_lora_rank, dtype));
+             Align(PackedBytes(heads * attention.k_head_dim, latent.q_lora_rank, format));
   }
   return bytes;
 }
 
-size_t LayerBytes(const ModelConfig& config, const LayerConfig& layer, DType dtype) {
-  const LayerShape shape(config, layer);
+size_t LayerBytes(const ModelConfig& config, const WeightPolicy& policy, int32_t index) {
+  const LayerConfig& layer = config.layers[index];
+  const LayerShape shape(config, policy, index);
   const int64_t hidden = config.hidden_size;
   const AttentionConfig& attention = config.attention;
-  size_t bytes =
-      Align(PackedBytes(shape.qkv_rows(), hidden, dtype)) + Align(PackedBytes(hidden, shape.output_columns, dtype));
-  bytes += 2 * NormBytes(config) + LatentAttentionBytes(attention, dtype);
+  size_t bytes = Align(PackedBytes(shape.qkv_rows(), hidden, shape.attention)) +
+                 Align(PackedBytes(hidden, shape.output_columns, shape.attention));
+  bytes += 2 * NormBytes(config) + LatentAttentionBytes(attention, shape.attention, policy.dtype);
   if (attention.qk_norm) bytes += Align(shape.q_norm * sizeof(float)) + Align(shape.k_norm * sizeof(float));
   if (attention.qkv_bias) bytes += Align(shape.qkv_rows() * sizeof(float));
   if (attention.output_bias) bytes += Align(hidden * sizeof(float));
@@ -121,15 +130,15 @@ size_t LayerBytes(const ModelConfig& config, const LayerConfig& layer, DType dty
     if (config.moe.correction_bias) bytes += expert_vector;
   }
   if (shape.has_shared()) {
-    bytes += shape.shared.Bytes(hidden, dtype);
+    bytes += shape.shared.Bytes(hidden);
     if (config.moe.shared_gate) bytes += Align(PackedBytes(1, hidden, DType::kF32));
   }
-  return bytes + shape.ffn.Bytes(hidden, dtype);
+  return bytes + shape.ffn.Bytes(hidden);
 }
 
-size_t OuterBytes(const ModelConfig& config, DType dtype) {
-  return Align(size_t(config.vocab_size) * config.hidden_size * DTypeSize(dtype)) +
-         Align(PackedBytes(config.vocab_size, config.hidden_size, dtype)) + NormBytes(config) +
+size_t OuterBytes(const ModelConfig& config, const WeightPolicy& policy) {
+  return Align(size_t(config.vocab_size) * config.hidden_size * DTypeSize(policy.dtype)) +
+         Align(PackedBytes(config.vocab_size, config.hidden_size, policy.HeadFormat())) + NormBytes(config) +
          (config.lm_head_bias ? Align(config.vocab_size * sizeof(float)) : 0);
 }
 
@@ -148,16 +157,16 @@ void ConvertRow(const WeightMatrix& source, int64_t row, void* destination, DTyp
 
 // PackWeightRows of rows [begin, end) of `source`, which become the outputs from first_row + begin on.
 absl::Status PackMatrixRows(const WeightMatrix& source, int64_t begin, int64_t end, int64_t first_row, int64_t n,
-                            DType dtype, void* destination) {
+                            WeightFormat format, void* destination) {
   if (source.is_plain()) {
-    return PackWeightRows(source.plain().Rows(begin, end), first_row + begin, n, dtype, destination);
+    return PackWeightRows(source.plain().Rows(begin, end), first_row + begin, n, format, destination);
   }
   std::vector<float> scratch(kRowsAtOnce * source.columns());
   for (int64_t row = begin; row < end; row += kRowsAtOnce) {
     const int64_t count = std::min(kRowsAtOnce, end - row);
     source.Read(row, row + count, scratch.data());
     MOED_RETURN_IF_ERROR(PackWeightRows(TensorView::Of(scratch.data(), {count, source.columns()}), first_row + row, n,
-                                        dtype, destination));
+                                        format, destination));
   }
   return absl::OkStatus();
 }
@@ -200,9 +209,14 @@ class TransposedMatrix final : public QuantizedMatrix {
 // Walks the tensors in the order of the file's usual layout. One instance a Load.
 class WeightLoader {
  public:
-  WeightLoader(const ModelConfig& config, Checkpoint& checkpoint, DType dtype, const ExecContext& ctx,
+  WeightLoader(const ModelConfig& config, Checkpoint& checkpoint, const WeightPolicy& policy, const ExecContext& ctx,
                const LoadProgress& progress)
-      : config_(config), checkpoint_(checkpoint), dtype_(dtype), ctx_(ctx), progress_(progress) {}
+      : config_(config),
+        checkpoint_(checkpoint),
+        policy_(policy),
+        dtype_(policy.dtype),
+        ctx_(ctx),
+        progress_(progress) {}
 
   absl::StatusOr<ModelWeights> Load() {
     weights_.dtype_ = dtype_;
@@ -270,16 +284,16 @@ class WeightLoader {
     return norm;
   }
 
-  absl::StatusOr<PackedWeight> LoadMatrix(const std::string& name, int64_t n, int64_t k, DType dtype) {
-    return LoadMatrixInto(name, n, k, dtype, Take(PackedBytes(n, k, dtype)));
+  absl::StatusOr<PackedWeight> LoadMatrix(const std::string& name, int64_t n, int64_t k, WeightFormat format) {
+    return LoadMatrixInto(name, n, k, format, Take(PackedBytes(n, k, format)));
   }
 
-  absl::StatusOr<PackedWeight> LoadMatrixInto(const std::string& name, int64_t n, int64_t k, DType dtype,
+  absl::StatusOr<PackedWeight> LoadMatrixInto(const std::string& name, int64_t n, int64_t k, WeightFormat format,
                                               void* destination) {
     MOED_ASSIGN_OR_RETURN(const WeightMatrix source, checkpoint_.GetMatrix(name, n, k));
-    MOED_RETURN_IF_ERROR(Pack(source, 0, n, dtype, destination));
+    MOED_RETURN_IF_ERROR(Pack(source, 0, n, format, destination));
     checkpoint_.Release(name);
-    return PackedWeight{.data = destination, .n = n, .k = k, .format = dtype};
+    return PackedWeight{.data = destination, .n = n, .k = k, .format = format};
   }
 
   // Calls body(begin, end) over pieces of [0, count) in all threads; the first error ends up here.
@@ -297,14 +311,15 @@ class WeightLoader {
   }
 
   // `source` as the outputs from first_row on of n, in all threads.
-  absl::Status Pack(const WeightMatrix& source, int64_t first_row, int64_t n, DType dtype, void* destination) const {
+  absl::Status Pack(const WeightMatrix& source, int64_t first_row, int64_t n, WeightFormat format,
+                    void* destination) const {
     return InParallel(source.rows(), 4 * kRowsAtOnce, [&](int64_t begin, int64_t end) {
-      return PackMatrixRows(source, begin, end, first_row, n, dtype, destination);
+      return PackMatrixRows(source, begin, end, first_row, n, format, destination);
     });
   }
 
   absl::Status LoadOuter() {
-    MOED_RETURN_IF_ERROR(Reserve(OuterBytes(config_, dtype_)));
+    MOED_RETURN_IF_ERROR(Reserve(OuterBytes(config_, policy_)));
     const int64_t vocab = config_.vocab_size, hidden = config_.hidden_size;
     const std::string& name = config_.names.embedding;
     MOED_ASSIGN_OR_RETURN(const WeightMatrix table, checkpoint_.GetMatrix(name, vocab, hidden));
@@ -313,15 +328,16 @@ class WeightLoader {
       std::vector<float> scratch;
       for (int64_t row = begin; row < end; ++row) ConvertRow(table, row, weights_.embedding_.data, dtype_, &scratch);
     });
-    void* head = Take(PackedBytes(vocab, hidden, dtype_));
+    const WeightFormat head_format = policy_.HeadFormat();
+    void* head = Take(PackedBytes(vocab, hidden, head_format));
     if (config_.tied_embeddings) {
-      MOED_RETURN_IF_ERROR(Pack(table, 0, vocab, dtype_, head));
-      weights_.lm_head_.weight = PackedWeight{.data = head, .n = vocab, .k = hidden, .format = dtype_};
+      MOED_RETURN_IF_ERROR(Pack(table, 0, vocab, head_format, head));
+      weights_.lm_head_.weight = PackedWeight{.data = head, .n = vocab, .k = hidden, .format = head_format};
     }
     checkpoint_.Release(name);
     if (!config_.tied_embeddings) {
       MOED_ASSIGN_OR_RETURN(weights_.lm_head_.weight,
-                            LoadMatrixInto(config_.names.lm_head, vocab, hidden, dtype_, head));
+                            LoadMatrixInto(config_.names.lm_head, vocab, hidden, head_format, head));
     }
     if (config_.lm_head_bias) {
       MOED_ASSIGN_OR_RETURN(weights_.lm_head_.bias, LoadVector(BiasName(config_.names.lm_head), vocab));
@@ -335,8 +351,8 @@ class WeightLoader {
 
   absl::Status LoadLayer(int32_t index) {
     const LayerConfig& layer = config_.layers[index];
-    MOED_RETURN_IF_ERROR(Reserve(LayerBytes(config_, layer, dtype_)));
-    const LayerShape shape(config_, layer);
+    MOED_RETURN_IF_ERROR(Reserve(LayerBytes(config_, policy_, index)));
+    const LayerShape shape(config_, policy_, index);
     const TensorNames& names = config_.names;
     const int64_t hidden = config_.hidden_size;
     LayerWeights& out = weights_.layers_[index];
@@ -352,7 +368,7 @@ class WeightLoader {
       MOED_ASSIGN_OR_RETURN(out.sinks, LoadVector(Name(names.sinks, index), config_.attention.num_heads));
     }
     const std::string o_proj = Name(names.o_proj, index);
-    MOED_ASSIGN_OR_RETURN(out.output.weight, LoadMatrix(o_proj, hidden, shape.output_columns, dtype_));
+    MOED_ASSIGN_OR_RETURN(out.output.weight, LoadMatrix(o_proj, hidden, shape.output_columns, shape.attention));
     if (config_.attention.output_bias) {
       MOED_ASSIGN_OR_RETURN(out.output.bias, LoadVector(BiasName(o_proj), hidden));
     }
@@ -400,14 +416,14 @@ class WeightLoader {
       parts.push_back({names.k_proj, shape.k_rows, bias});
       parts.push_back({names.v_proj, shape.v_rows, bias});
     }
-    void* data = Take(PackedBytes(n, hidden, dtype_));
-    out->qkv.weight = PackedWeight{.data = data, .n = n, .k = hidden, .format = dtype_};
+    void* data = Take(PackedBytes(n, hidden, shape.attention));
+    out->qkv.weight = PackedWeight{.data = data, .n = n, .k = hidden, .format = shape.attention};
     if (bias) out->qkv.bias = TensorView(Take(n * sizeof(float)), {n}, DType::kF32);
     int64_t first_row = 0;
     for (const auto& [pattern, rows, has_bias] : parts) {
       const std::string name = Name(pattern, index);
       MOED_ASSIGN_OR_RETURN(const WeightMatrix source, checkpoint_.GetMatrix(name, rows, hidden));
-      MOED_RETURN_IF_ERROR(Pack(source, first_row, n, dtype_, data));
+      MOED_RETURN_IF_ERROR(Pack(source, first_row, n, shape.attention, data));
       checkpoint_.Release(name);
       if (has_bias) {
         MOED_RETURN_IF_ERROR(LoadVectorInto(BiasName(name), rows, out->qkv.bias.As<float>() + first_row));
@@ -423,7 +439,8 @@ class WeightLoader {
     if (latent.q_lora_rank > 0) {
       const int64_t q_rows = int64_t{config_.attention.num_heads} * config_.attention.k_head_dim;
       MOED_ASSIGN_OR_RETURN(out->q_norm, LoadVector(Name(names.q_a_norm, index), latent.q_lora_rank));
-      MOED_ASSIGN_OR_RETURN(out->q_b, LoadMatrix(Name(names.q_b_proj, index), q_rows, latent.q_lora_rank, dtype_));
+      MOED_ASSIGN_OR_RETURN(out->q_b, LoadMatrix(Name(names.q_b_proj, index), q_rows, latent.q_lora_rank,
+                                                 policy_.Format(WeightPart::kAttention, index)));
     }
     MOED_ASSIGN_OR_RETURN(out->kv_norm, LoadVector(Name(names.kv_a_norm, index), latent.kv_lora_rank));
 
@@ -467,7 +484,7 @@ class WeightLoader {
     std::vector<void*> places;
     for (const Part& part : parts) {
       part.packed->resize(shape.count);
-      for (int32_t e = 0; e < shape.count; ++e) places.push_back(Take(PackedBytes(part.n, part.k, dtype_)));
+      for (int32_t e = 0; e < shape.count; ++e) places.push_back(Take(PackedBytes(part.n, part.k, shape.format)));
     }
     const auto load = [&](int64_t piece, const auto& pack) -> absl::Status {
       const Part& part = parts[piece / shape.count];
@@ -477,21 +494,21 @@ class WeightLoader {
       if (shape.layout == ExpertLayout::kSeparate && (part.part == FfnPart::kDown || !shape.up.empty())) {
         checkpoint_.Release(Name(PartName(shape, part.part), layer, expert));
       }
-      (*part.packed)[expert] = PackedWeight{.data = places[piece], .n = part.n, .k = part.k, .format = dtype_};
+      (*part.packed)[expert] = PackedWeight{.data = places[piece], .n = part.n, .k = part.k, .format = shape.format};
       return absl::OkStatus();
     };
     const int64_t pieces = std::ssize(places);
     if (shape.count == 1) {
       for (int64_t piece = 0; piece < pieces; ++piece) {
         MOED_RETURN_IF_ERROR(load(piece, [&](const WeightMatrix& source, void* destination) {
-          return Pack(source, 0, source.rows(), dtype_, destination);
+          return Pack(source, 0, source.rows(), shape.format, destination);
         }));
       }
     } else {
       const absl::Status loaded = InParallel(pieces, 1, [&](int64_t begin, int64_t end) -> absl::Status {
         for (int64_t piece = begin; piece < end; ++piece) {
           MOED_RETURN_IF_ERROR(load(piece, [&](const WeightMatrix& source, void* destination) {
-            return PackMatrixRows(source, 0, source.rows(), 0, source.rows(), dtype_, destination);
+            return PackMatrixRows(source, 0, source.rows(), 0, source.rows(), shape.format, destination);
           }));
         }
         return absl::OkStatus();
@@ -566,6 +583,7 @@ class WeightLoader {
 
   const ModelConfig& config_;
   Checkpoint& checkpoint_;
+  const WeightPolicy& policy_;
   const DType dtype_;
   const ExecContext& ctx_;
   const LoadProgress& progress_;
@@ -574,17 +592,18 @@ class WeightLoader {
   size_t region_left_ = 0;
 };
 
-absl::StatusOr<ModelWeights> ModelWeights::Load(const ModelConfig& config, Checkpoint& checkpoint, DType dtype,
-                                                const ExecContext& ctx, const LoadProgress& progress) {
-  if (dtype != DType::kF32 && dtype != DType::kBF16) {
-    return Unimplemented("weights in {} are not supported; fp32 and bf16 are", DTypeName(dtype));
+absl::StatusOr<ModelWeights> ModelWeights::Load(const ModelConfig& config, Checkpoint& checkpoint,
+                                                const WeightPolicy& policy, const ExecContext& ctx,
+                                                const LoadProgress& progress) {
+  if (policy.dtype != DType::kF32 && policy.dtype != DType::kBF16) {
+    return Unimplemented("weights in {} are not supported; fp32 and bf16 are", DTypeName(policy.dtype));
   }
-  return WeightLoader(config, checkpoint, dtype, ctx, progress).Load();
+  return WeightLoader(config, checkpoint, policy, ctx, progress).Load();
 }
 
-uint64_t ModelWeights::PlannedBytes(const ModelConfig& config, DType dtype) {
-  uint64_t bytes = OuterBytes(config, dtype);
-  for (const LayerConfig& layer : config.layers) bytes += LayerBytes(config, layer, dtype);
+uint64_t ModelWeights::PlannedBytes(const ModelConfig& config, const WeightPolicy& policy) {
+  uint64_t bytes = OuterBytes(config, policy);
+  for (int32_t layer = 0; layer < config.num_layers(); ++layer) bytes += LayerBytes(config, policy, layer);
   return bytes;
 }
 

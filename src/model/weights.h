@@ -11,6 +11,7 @@
 #include "kernels/gemm/packed_weight.h"
 #include "model/latent_attention.h"
 #include "model/model_config.h"
+#include "model/weight_policy.h"
 #include "tensor/buffer.h"
 #include "tensor/exec_context.h"
 
@@ -61,21 +62,22 @@ using LoadProgress = std::function<void(double fraction)>;
 // by row, the other streamed in panels.
 class ModelWeights {
  public:
-  // Reads and packs all tensors as `dtype` (kF32 or kBF16) in the threads of `ctx`, dequantising a few rows at a time,
+  // Reads and packs all tensors as the policy says in the threads of `ctx`, dequantising a few rows at a time,
   // and gives each back to the checkpoint as soon as it is packed. Errors are the checkpoint's, or RESOURCE_EXHAUSTED
   // for memory.
-  static absl::StatusOr<ModelWeights> Load(const ModelConfig& config, Checkpoint& checkpoint, DType dtype,
-                                           const ExecContext& ctx, const LoadProgress& progress);
+  static absl::StatusOr<ModelWeights> Load(const ModelConfig& config, Checkpoint& checkpoint,
+                                           const WeightPolicy& policy, const ExecContext& ctx,
+                                           const LoadProgress& progress);
 
   // Bytes that Load will take, without the checkpoint.
-  static uint64_t PlannedBytes(const ModelConfig& config, DType dtype);
+  static uint64_t PlannedBytes(const ModelConfig& config, const WeightPolicy& policy);
 
   const TensorView& embedding() const { return embedding_; }  // dtype [vocab, hidden]
   const Linear& lm_head() const { return lm_head_; }
   // ModelConfig::logits_multiplier is in it.
   const NormWeights& final_norm() const { return final_norm_; }
   const LayerWeights& layer(int32_t index) const { return layers_[index]; }
-  DType dtype() const { return dtype_; }
+  DType dtype() const { return dtype_; }  // of what is not quantised
   uint64_t num_bytes() const;
 
  private:

@@ -50,7 +50,13 @@ struct Variant {
   DType dtype;
   DType kv_dtype;
   int threads;
+  std::vector<WeightPolicy::Rule> weight_rules = {};
 };
+
+// All weights in one format.
+std::vector<WeightPolicy::Rule> AllIn(kernels::WeightFormat format) {
+  return WeightPolicy::Uniform(DType::kBF16, format).rules;
+}
 
 constexpr int32_t kElements = 3 * 2 * (24 + 24);    // layers, KV heads, K and V
 constexpr int32_t kLatentElements = 3 * (46 + 10);  // layers, latent and rotary key
@@ -87,6 +93,7 @@ class CompanyTest : public testing::TestWithParam<Variant> {
     options.load_format = LoadFormat::kDummy;
     options.dtype = GetParam().dtype;
     options.kv_cache_dtype = GetParam().kv_dtype;
+    options.weight_rules = GetParam().weight_rules;
     options.num_threads = GetParam().threads;
     options.max_num_seqs = 32;
     constexpr uint64_t kBlockSize = 16;
@@ -178,11 +185,16 @@ TEST_P(CompanyTest, FromAWarmPrefixCache) {
 
 INSTANTIATE_TEST_SUITE_P(
     Variants, CompanyTest,
-    testing::Values(Variant{"fp32", kConfig, kElements, DType::kF32, DType::kF32, 2},
-                    Variant{"bf16", kConfig, kElements, DType::kBF16, DType::kBF16, 2},
-                    Variant{"bf16_kv_fp16", kConfig, kElements, DType::kBF16, DType::kF16, 3},
-                    Variant{"latent_fp32", kLatentConfig, kLatentElements, DType::kF32, DType::kF32, 2},
-                    Variant{"latent_bf16", kLatentConfig, kLatentElements, DType::kBF16, DType::kBF16, 3}),
+    testing::Values(
+        Variant{"fp32", kConfig, kElements, DType::kF32, DType::kF32, 2},
+        Variant{"bf16", kConfig, kElements, DType::kBF16, DType::kBF16, 2},
+        Variant{"bf16_kv_fp16", kConfig, kElements, DType::kBF16, DType::kF16, 3},
+        Variant{"latent_fp32", kLatentConfig, kLatentElements, DType::kF32, DType::kF32, 2},
+        Variant{"latent_bf16", kLatentConfig, kLatentElements, DType::kBF16, DType::kBF16, 3},
+        Variant{"int8", kConfig, kElements, DType::kBF16, DType::kBF16, 2, AllIn(kernels::WeightFormat::Int8())},
+        Variant{"int4", kConfig, kElements, DType::kF32, DType::kF32, 3, AllIn(kernels::WeightFormat::Int4(32))},
+        Variant{"latent_int8", kLatentConfig, kLatentElements, DType::kBF16, DType::kBF16, 2,
+                AllIn(kernels::WeightFormat::Int8(64))}),
     [](const auto& variant) { return variant.param.name; });
 
 }  // namespace
