@@ -230,7 +230,7 @@ START_ROWS = [
              "eos_token_id 4096 is outside the vocabulary of 4096"),
     # Tokenizer
     StartRow("tokenizer.json is missing", lambda model: model.remove("tokenizer.json"),
-             "has neither tokenizer.json nor tokenizer.model"),
+             "has no tokenizer.json, tokenizer.model or tiktoken.model"),
     StartRow("tokenizer.json is cut off", file("tokenizer.json", '{"model": {"type"'), "tokenizer.json: "),
     StartRow("tokenizer.json: unknown model", tokenizer(lambda t: t["model"].update(type="Crystal")), "Crystal"),
     StartRow("tokenizer.json: merge of unknown tokens", tokenizer(lambda t: t["model"]["merges"].insert(0, "qqq zzz")),
