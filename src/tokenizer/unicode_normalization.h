@@ -1,4 +1,5 @@
-// The normalization forms of Unicode (UAX #15), in time linear in the text but for sorting runs of marks.
+// The normalization forms of Unicode (UAX #15) as of Unicode 9, by which the tokenizers package normalizes, in time
+// linear in the text but for sorting runs of marks.
 #ifndef MOED_TOKENIZER_UNICODE_NORMALIZATION_H_
 #define MOED_TOKENIZER_UNICODE_NORMALIZATION_H_
 

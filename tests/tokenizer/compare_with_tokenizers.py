@@ -98,7 +98,11 @@ def differences(what, inputs, ours, theirs):
 
 
 def is_whole_text(peer, ids, byte_ids):
-    """Whether every run of byte tokens is UTF-8. Of one that is not, the peer drops the valid characters too."""
+    """Whether every run of byte tokens is UTF-8, and none is a space. Of a run that is not, the peer drops the valid
+    characters too; and a space at the beginning, which SentencePiece keeps if it is written as a byte, the converted
+    model's decoder strips."""
+    if any(byte_ids.get(token) == 0x20 for token in ids):
+        return False
     run = bytearray()
     for token in [*ids, None]:
         if token in byte_ids:

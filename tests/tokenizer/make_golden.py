@@ -103,6 +103,8 @@ NORMALIZER_TEXTS = TEXTS + [
     "", " ", "e\u0301\u0327 \u1112\u1161\u11ab 각\u11ab \u212b ﬁ ① ｶﾞ か\u3099 \ufdfa", "\u0301start \u0344 \u1e9b\u0323",
     "\U0001d15e \U0002f800 \u0958 \u2126", "q\u0323\u0307\u0323 d\u0307\u0323", "ΑΣ ΟΔΟΣ ǅ İSTANBUL",
     "  two  spaces  ",
+    # Marks and letters that are younger than the tables of the package.
+    "a\u1dfa\u0301\u1abf\u0323 e\u0898\u0301 \U00011935\U00011930 \u32ff\ua7f2 \U0001e4ec\u0345\U0001e4ee q\u0345\u07fd",
 ]
 
 
