@@ -23,8 +23,9 @@ struct IntRange {
   int64_t min = std::numeric_limits<int64_t>::min();
   int64_t max = std::numeric_limits<int64_t>::max();
 };
-inline constexpr IntRange kPositive = {1};
-inline constexpr IntRange kNotNegative = {0};
+// Counts and sizes: a model's are 32-bit numbers everywhere.
+inline constexpr IntRange kPositive = {1, std::numeric_limits<int32_t>::max()};
+inline constexpr IntRange kNotNegative = {0, std::numeric_limits<int32_t>::max()};
 
 // Reads one object key by key. The first error is kept and every later read returns a default, so that a family lists
 // its fields plainly and asks once at the end:

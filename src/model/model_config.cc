@@ -50,6 +50,21 @@ int64_t AttentionParameters(const ModelConfig& config) {
   return q + latent.cached_dim() * hidden + kv_b + bias + output;
 }
 
+// Fields that are sound one by one may still multiply to more than any machine holds, and than an int64 counts.
+absl::Status ValidateSize(const ModelConfig& config) {
+  constexpr double kMostParameters = 1e15;
+  const AttentionConfig& a = config.attention;
+  const double hidden = config.hidden_size, layers = config.num_layers();
+  const double heads = double{1} * a.num_heads * (a.k_head_dim + a.v_head_dim) * (hidden + a.latent.kv_lora_rank);
+  const double feed_forward = 3.0 * hidden * std::max(config.intermediate_size, config.moe.intermediate_size);
+  const double parameters = 2.0 * config.vocab_size * hidden +
+                            layers * (2.0 * heads + feed_forward * std::max(1, config.moe.num_experts) +
+                                      3.0 * hidden * static_cast<double>(config.moe.shared_intermediate_size));
+  if (parameters <= kMostParameters) return absl::OkStatus();
+  return InvalidArgument("config.json: its sizes make {:.1e} parameters; at most {:.0e} can be counted", parameters,
+                         kMostParameters);
+}
+
 }  // namespace
 
 absl::Status Validate(const ModelConfig& config) {
@@ -68,6 +83,7 @@ absl::Status Validate(const ModelConfig& config) {
                            config.moe.top_k, config.moe.num_experts);
   }
   if (config.num_moe_layers() > 0) MOED_RETURN_IF_ERROR(ValidateGroups(config.moe));
+  MOED_RETURN_IF_ERROR(ValidateSize(config));
   if (!(config.norm_eps > 0.0f)) {
     return InvalidArgument("config.json: rms_norm_eps is {}; it must be positive", config.norm_eps);
   }

@@ -87,6 +87,10 @@ void ReadRope(const ConfigReader& config, ModelConfig* model) {
     rope.theta = PositiveOr(*parameters, "rope_theta", rope.theta);
     rotary_part = PositiveOr(*parameters, "partial_rotary_factor", rotary_part);
   }
+  if (rotary_part > 1.0) {
+    config.Fail(InvalidArgument("config.json: partial_rotary_factor is {}; it must be at most 1", rotary_part));
+    rotary_part = 1.0;
+  }
   rope.rotary_dim = static_cast<int32_t>(model->attention.k_head_dim * rotary_part);
   if (!scaling) return;
   const std::string type = scaling->StringOr("rope_type", scaling->StringOr("type", "default"));

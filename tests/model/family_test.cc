@@ -104,6 +104,22 @@ TEST(FamilyTest, WhatDoesNotFitIsNamed) {
   EXPECT_THAT(message("deepseek-v2-lite", {{"topk_method", "best"}}), HasSubstr("topk_method \"best\""));
   EXPECT_THAT(message("deepseek-v2-lite", {{"qk_rope_head_dim", 63}}), HasSubstr("63 dimensions of each head"));
   EXPECT_THAT(message("deepseek-v2-lite", {{"kv_lora_rank", 0}}), HasSubstr("kv_lora_rank is 0"));
+  EXPECT_THAT(message("glm-4.5-air", {{"partial_rotary_factor", 1e30}}), HasSubstr("it must be at most 1"));
+}
+
+TEST(FamilyTest, NumbersThatNoModelHasAreNamed) {
+  const auto message = [](const std::string& name, const nlohmann::json& changes) {
+    return std::string(Message(ReadChanged(name, changes).status()));
+  };
+  // Would be 0 as a 32-bit number.
+  EXPECT_THAT(message("deepseek-v3", {{"n_group", 4294967296}}), HasSubstr("n_group"));
+  EXPECT_THAT(message("deepseek-v3", {{"topk_group", 4294967297}}), HasSubstr("topk_group"));
+  EXPECT_THAT(message("mixtral-8x7b", {{"sliding_window", 4294967296}}), HasSubstr("sliding_window"));
+  EXPECT_THAT(message("mixtral-8x7b", {{"num_local_experts", 4096},
+                                       {"intermediate_size", 1 << 20},
+                                       {"hidden_size", 1 << 20},
+                                       {"num_hidden_layers", 1000}}),
+              HasSubstr("parameters; at most 1e+15 can be counted"));
 }
 
 }  // namespace
