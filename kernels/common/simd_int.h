@@ -67,9 +67,8 @@ MOED_ALWAYS_INLINE VecInt BroadcastFour(const ActivationInt* p) {
 // sums + the products of adjacent weights and activations, added within each lane.
 MOED_ALWAYS_INLINE VecI32 Dot(VecInt weights, VecInt activations, VecI32 sums) {
 #if defined(__AVX512VNNI__) && defined(MOED_EMULATED_ISA)  // tests/support/avx512_emulation.h
-  return reinterpret_cast<VecI32>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sums),
-                                                      reinterpret_cast<__m512i>(weights),
-                                                      reinterpret_cast<__m512i>(activations)));
+  return reinterpret_cast<VecI32>(_mm512_dpbusd_epi32(
+      reinterpret_cast<__m512i>(sums), reinterpret_cast<__m512i>(weights), reinterpret_cast<__m512i>(activations)));
 #elif defined(__AVX512VNNI__)
   // g++ 12 copies the accumulator to and fro for the intrinsic.
   asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(weights), "v"(activations));

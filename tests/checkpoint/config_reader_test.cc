@@ -57,7 +57,7 @@ TEST(ConfigReader, NamesKeyValueAndRule) {
   const Case cases[] = {
       {[](const ConfigReader& c) { c.Int("absent"); }, "config.json: absent is missing"},
       {[](const ConfigReader& c) { c.Int("word"); }, "config.json: word is \"x\"; it must be an integer"},
-      {[](const ConfigReader& c) { c.Int("neg", kPositive); }, "neg is -1; it must be an integer of at least 1"},
+      {[](const ConfigReader& c) { c.Int("neg", kPositive); }, "neg is -1; it must be an integer from 1 to 2147483647"},
       {[](const ConfigReader& c) {
          c.IntOr("neg", 1, {0, 8});
        },

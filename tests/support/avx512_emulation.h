@@ -1,5 +1,5 @@
-// The AVX-512 intrinsics that the CPU bodies use, by AVX2 and plain C++: included before the bodies' own text (-include),
-// so that they can be compared with their references on a machine that lacks AVX-512.
+// The AVX-512 intrinsics that the CPU bodies use, by AVX2 and plain C++: included before the bodies' own text
+// (-include), so that they can be compared with their references on a machine that lacks AVX-512.
 #ifndef TESTS_SUPPORT_AVX512_EMULATION_H_
 #define TESTS_SUPPORT_AVX512_EMULATION_H_
 
