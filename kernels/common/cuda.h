@@ -55,6 +55,12 @@ namespace moed::kernels {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
 
+// a / b rounded up, of numbers that are not negative.
+template <typename T>
+__host__ __device__ constexpr T CeilDiv(T a, T b) {
+  return (a + b - 1) / b;
+}
+
 // ------------------------------------------------------------------------- elements of tensors in global memory
 
 __device__ __forceinline__ float LoadFloat(const float* p) { return *p; }

@@ -1,7 +1,8 @@
 // Dense products with packed weight matrices: out = x * weight^T (+ bias), of one matrix or of one for each head.
 //
 // With integer weights the rows of x become integers too, group by group as the weight has them: q = round(x / scale),
-// scale = the largest magnitude of the group / 127. A group's products are added as integers, without error.
+// scale = the largest magnitude of the group / 127. A group's products are added as integers, without error. On CUDA
+// rows that meet bf16 weights become bf16 themselves, for the tensor cores.
 #ifndef KERNELS_GEMM_GEMM_H_
 #define KERNELS_GEMM_GEMM_H_
 
@@ -15,15 +16,17 @@ struct GemmArgs {
   PackedWeight weight;      // [n, k]
   TensorView bias;          // optional f32 [n]
   bool accumulate = false;  // out += instead of out =
-  // An element's sum over k runs in one fixed order: it does not depend on m.
+  // An element's sum over k runs in one fixed order: it does not depend on m. (On CUDA there are two, one up to 32 rows
+  // and one beyond.)
   TensorView out;  // f32 [m, n], rows may be strided
 };
 
 // Each head of the rows times the head's own weight: out[row][head] = x[row][head] * weights[head]^T.
 struct BatchedGemmArgs {
-  TensorView x;                           // f32 [m, heads, k], rows and heads may be strided
-  const PackedWeight* weights = nullptr;  // [heads] of [n, k], of one format, borrowed
-  TensorView out;                         // f32 [m, heads, n], rows and heads may be strided
+  TensorView x;  // f32 [m, heads, k], rows and heads may be strided
+  // [heads] of [n, k], of one format, borrowed; on CUDA at equal distances (WeightDistance).
+  const PackedWeight* weights = nullptr;
+  TensorView out;  // f32 [m, heads, n], rows and heads may be strided
 };
 
 absl::Status Check(const GemmArgs& args);
@@ -41,8 +44,8 @@ namespace cuda {
 void Gemm(const ExecContext& ctx, const GemmArgs& args);
 void BatchedGemm(const ExecContext& ctx, const BatchedGemmArgs& args);
 }  // namespace cuda
-MOED_DEFINE_CPU_OP_DISPATCH(Gemm)
-MOED_DEFINE_CPU_OP_DISPATCH(BatchedGemm)
+MOED_DEFINE_OP_DISPATCH(Gemm)
+MOED_DEFINE_OP_DISPATCH(BatchedGemm)
 
 }  // namespace moed::kernels
 

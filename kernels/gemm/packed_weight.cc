@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "base/logging.h"
 #include "kernels/gemm/integer_weight.h"
 
 namespace moed::kernels {
@@ -147,6 +148,17 @@ absl::StatusOr<PackedWeight> PackWeight(const TensorView& source, WeightFormat f
   if (has_padding) std::memset(destination, 0, PackedBytes(n, k, format));
   MOED_RETURN_IF_ERROR(PackWeightRows(source, 0, n, format, destination));
   return PackedWeight{.data = destination, .n = n, .k = k, .format = format};
+}
+
+int64_t WeightDistance(const PackedWeight* weights, int64_t count) {
+  const auto at = [&](int64_t i) { return static_cast<const char*>(weights[i].data); };
+  const int64_t distance = count > 1 ? at(1) - at(0) : 0;
+  for (int64_t i = 1; i < count; ++i) {
+    MOED_CHECK(at(i) - at(i - 1) == distance,
+               "weight {} lies {} bytes after the one before, the second {} after the first", i, at(i) - at(i - 1),
+               distance);
+  }
+  return distance;
 }
 
 float PackedElement(const PackedWeight& weight, int64_t output, int64_t input) {

@@ -8,8 +8,9 @@
 
 namespace moed::kernels {
 
-// Borrowed memory of PackedBytes(n, k, format) bytes, aligned to 64. On the CPU: panels of kPanel outputs, contiguous,
-// outputs padded with zeros to whole panels; inside a panel k runs outermost, so that a kernel streams it once:
+// Borrowed memory of PackedBytes(n, k, format) bytes, aligned to 64, the same on every device: panels of kPanel
+// outputs, contiguous, outputs padded with zeros to whole panels; inside a panel k runs outermost, so that a kernel
+// streams it once:
 //   kF32   [k][kPanel]
 //   kBF16  [ceil(k / 2)][kPanel][2]   pairs along k, as the bf16 dot product takes them; an odd k is padded with zero
 //   kInt8  for each group, padded to a multiple of 8 inputs:
@@ -43,10 +44,14 @@ absl::StatusOr<PackedWeight> PackWeight(const TensorView& source, WeightFormat f
 absl::Status PackWeightRows(const TensorView& source, int64_t first_row, int64_t n, WeightFormat format,
                             void* destination);
 
+// The bytes from one of `count` weights of a shape and format to the next, which bodies that find a weight by its
+// number on the device ask for; stops the program unless they are the same throughout.
+int64_t WeightDistance(const PackedWeight* weights, int64_t count);
+
 // The element that the packed form holds for (output, input), rounded as it is there; for references and tests.
 float PackedElement(const PackedWeight& weight, int64_t output, int64_t input);
 
-// INVALID_ARGUMENT, naming `name`, unless `weight` is a packed [n, k] matrix on the CPU that the bodies can read.
+// INVALID_ARGUMENT, naming `name`, unless `weight` is a packed [n, k] matrix that the bodies can read.
 absl::Status CheckPackedWeight(std::string_view name, const PackedWeight& weight, int64_t n, int64_t k);
 
 // Where things lie in an integer panel.

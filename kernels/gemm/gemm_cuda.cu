@@ -1,0 +1,165 @@
+// Two bodies: few rows at the speed at which the weights come from memory, many rows on the tensor cores. Weights of
+// floats have the first only, with ordinary multiply-adds.
+#include "kernels/gemm/gemm.h"
+#include "kernels/gemm/skinny_product_cuda.h"
+#include "kernels/gemm/tile_product_cuda.h"
+
+namespace moed::kernels {
+namespace {
+
+// Of the body for few rows: warps of a block, each of which takes its part of k.
+constexpr int kSkinnyWarps = 8;
+// From more rows on, the tiles of the tensor cores are filled well enough.
+constexpr int64_t kMaxSkinnyRows = 32;
+constexpr int kRowWarps = 4;
+
+struct GemmParameters {
+  OperandRows x;
+  const char* weights;      // of head 0
+  int64_t weight_distance;  // bytes from one head's to the next
+  PanelLayout layout;
+  int m, n, k;
+  const float* bias;  // or null
+  bool accumulate;
+  float* out;
+  int64_t out_stride, out_head_stride;
+  bool aligned;  // quads of outputs may be stored at once
+};
+
+__device__ __forceinline__ void StoreOne(const GemmParameters& p, float* out, int output, float value) {
+  if (p.bias != nullptr) value += p.bias[output];
+  out[output] = p.accumulate ? out[output] + value : value;
+}
+
+// Grid: panels, tiles of rows, heads.
+template <typename Words, int kTiles>
+__global__ void __launch_bounds__(kSkinnyWarps * 32) SkinnyKernel(GemmParameters p) {
+  constexpr int kRows = kTiles * kRowsPerTile;
+  MOED_DYNAMIC_SHARED(float, partials);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int warp = thread / 32;
+  const int head = static_cast<int>(blockIdx.z);
+  const int first_row = static_cast<int>(blockIdx.y) * kRows;
+  const int first_output = static_cast<int>(blockIdx.x) * kPanelOutputs;
+  const char* panel = p.weights + head * p.weight_distance + blockIdx.x * p.layout.panel_bytes;
+  const auto row_of = [&](int i) { return first_row + i < p.m ? first_row + i : -1; };
+  SkinnyPart<Words, kTiles>(p.x.Head(head), row_of, panel, p.layout, p.k, warp, kSkinnyWarps,
+                            partials + warp * kRows * kOutputStride);
+  __syncthreads();
+  const int output = first_output + thread % kPanelOutputs;
+  if (output >= p.n) return;
+  for (int i = thread / kPanelOutputs; i < kRows && first_row + i < p.m; i += kSkinnyWarps) {
+    float* out = p.out + (first_row + i) * p.out_stride + head * p.out_head_stride;
+    StoreOne(p, out, output, SumOfParts<kTiles>(partials, kSkinnyWarps, i, thread % kPanelOutputs));
+  }
+}
+
+// Stores the results of the outputs [output, output + 8) of a row.
+__device__ __forceinline__ void StoreEight(const GemmParameters& p, float* out, int output, const float (&values)[8]) {
+  if (!p.aligned || output + 8 > p.n || p.bias != nullptr || p.accumulate) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if (output + i < p.n) StoreOne(p, out, output + i, values[i]);
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 8; i += 4) {
+    *reinterpret_cast<float4*>(out + output + i) = make_float4(values[i], values[i + 1], values[i + 2], values[i + 3]);
+  }
+}
+
+// Grid: tiles of rows, tiles of outputs, heads.
+template <typename Words>
+__global__ void __launch_bounds__(TileProduct<Words, kRowWarps>::kThreads) TileKernel(GemmParameters p) {
+  using Product = TileProduct<Words, kRowWarps>;
+  MOED_DYNAMIC_SHARED(char, shared);
+  const int head = static_cast<int>(blockIdx.z);
+  const int first_row = static_cast<int>(blockIdx.x) * Product::kRows;
+  const int first_panel = static_cast<int>(blockIdx.y) * kTilePanels;
+  const char* weight = p.weights + head * p.weight_distance;
+  const auto row_of = [&](int i) { return first_row + i < p.m ? first_row + i : -1; };
+  const auto panel_of = [&](int i) -> const char* {
+    return (first_panel + i) * kPanelOutputs < p.n ? weight + (first_panel + i) * p.layout.panel_bytes : nullptr;
+  };
+  TileSums sums;
+  Product::Run(p.x.Head(head), row_of, panel_of, p.layout, shared, &sums);
+  Product::ForEachEight(sums, [&](int row, int slot, int output, const float(&left)[8], const float(&right)[8]) {
+    if (first_row + row >= p.m) return;
+    float* out = p.out + (first_row + row) * p.out_stride + head * p.out_head_stride;
+    const int first = (first_panel + slot) * kPanelOutputs + output;
+    StoreEight(p, out, first, left);
+    StoreEight(p, out, first + kPanelOutputs, right);
+  });
+}
+
+template <typename Words, int kTiles>
+void LaunchSkinny(const ExecContext& ctx, const GemmParameters& p, int heads) {
+  constexpr int kRows = kTiles * kRowsPerTile;
+  const dim3 grid(static_cast<unsigned>(CeilDiv(p.n, kPanelOutputs)), static_cast<unsigned>(CeilDiv(p.m, kRows)),
+                  static_cast<unsigned>(heads));
+  const size_t shared_bytes = sizeof(float) * kSkinnyWarps * kRows * kOutputStride;
+  MOED_LAUNCH((SkinnyKernel<Words, kTiles>), grid, kSkinnyWarps * 32, shared_bytes, ctx.stream, p);
+}
+
+template <typename Words>
+void LaunchTile(const ExecContext& ctx, const GemmParameters& p, int heads) {
+  using Product = TileProduct<Words, kRowWarps>;
+  const dim3 grid(static_cast<unsigned>(CeilDiv(p.m, Product::kRows)),
+                  static_cast<unsigned>(CeilDiv(p.n, kTilePanels * kPanelOutputs)), static_cast<unsigned>(heads));
+  MOED_LAUNCH(TileKernel<Words>, grid, Product::kThreads, Product::SharedBytes(), ctx.stream, p);
+}
+
+// out of `heads` heads, x and weights prepared.
+void Run(const ExecContext& ctx, const GemmParameters& p, WeightFormat format, int heads) {
+  WithWords(format, [&](auto words) {
+    using Words = decltype(words);
+    if constexpr (!std::is_same_v<Words, F32Words>) {
+      if (p.m > kMaxSkinnyRows) return LaunchTile<Words>(ctx, p, heads);
+    }
+    if (p.m <= kRowsPerTile) return LaunchSkinny<Words, 1>(ctx, p, heads);
+    if (p.m <= 2 * kRowsPerTile) return LaunchSkinny<Words, 2>(ctx, p, heads);
+    LaunchSkinny<Words, 4>(ctx, p, heads);
+  });
+}
+
+GemmParameters ParametersOf(const PackedWeight& weight, const TensorView& out) {
+  GemmParameters p = {};
+  p.layout = PanelLayout(weight.format, weight.k);
+  p.weights = static_cast<const char*>(weight.data);
+  p.m = static_cast<int>(out.dim(0));
+  p.n = static_cast<int>(weight.n);
+  p.k = static_cast<int>(weight.k);
+  p.out = out.As<float>();
+  p.out_stride = out.stride(0);
+  p.out_head_stride = out.rank == 3 ? out.stride(1) : 0;
+  p.aligned = reinterpret_cast<uintptr_t>(p.out) % 16 == 0 && p.out_stride % 4 == 0 && p.out_head_stride % 4 == 0;
+  return p;
+}
+
+}  // namespace
+
+namespace cuda {
+
+void Gemm(const ExecContext& ctx, const GemmArgs& args) {
+  if (args.x.dim(0) == 0 || args.weight.n == 0) return;
+  const Workspace::Scope scope(ctx.workspace);
+  GemmParameters p = ParametersOf(args.weight, args.out);
+  p.x = PrepareRows(ctx, args.x, args.weight.format);
+  p.bias = args.bias.As<float>();
+  p.accumulate = args.accumulate;
+  Run(ctx, p, args.weight.format, 1);
+}
+
+void BatchedGemm(const ExecContext& ctx, const BatchedGemmArgs& args) {
+  const int64_t heads = args.x.dim(1);
+  if (args.x.dim(0) == 0 || heads == 0 || args.weights[0].n == 0) return;
+  const Workspace::Scope scope(ctx.workspace);
+  GemmParameters p = ParametersOf(args.weights[0], args.out);
+  p.weight_distance = WeightDistance(args.weights, heads);
+  p.x = PrepareRows(ctx, args.x, args.weights[0].format);
+  Run(ctx, p, args.weights[0].format, static_cast<int>(heads));
+}
+
+}  // namespace cuda
+}  // namespace moed::kernels
