@@ -51,7 +51,7 @@ void MoeGating(const ExecContext& ctx, const MoeGatingArgs& args);
 namespace cuda {
 void MoeGating(const ExecContext& ctx, const MoeGatingArgs& args);
 }
-MOED_DEFINE_CPU_OP_DISPATCH(MoeGating)
+MOED_DEFINE_OP_DISPATCH(MoeGating)
 
 }  // namespace moed::kernels
 
