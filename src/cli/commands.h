@@ -24,6 +24,7 @@ Command AddServeCommand(CLI::App* app);
 Command AddGenerateCommand(CLI::App* app);
 Command AddChatCommand(CLI::App* app);
 Command AddTokenizeCommand(CLI::App* app);
+Command AddDevicesCommand(CLI::App* app);
 Command AddLogitsCommand(CLI::App* app);
 Command AddInspectCommand(CLI::App* app);
 Command AddPerplexityCommand(CLI::App* app);

@@ -95,6 +95,16 @@ absl::Status ParseOption(std::string_view text, std::optional<Isa>* field) {
   return absl::OkStatus();
 }
 
+absl::Status ParseOption(std::string_view text, std::optional<Device>* field) {
+  const std::optional<Device> device = ParseDevice(text);
+  if (!device && text != "auto") {
+    return InvalidArgument("\"{}\" is not a device; it must be auto, cpu, cuda, or cuda:N for another than the first",
+                           text);
+  }
+  *field = device;
+  return absl::OkStatus();
+}
+
 absl::Status ParseOption(std::string_view text, LoadFormat* field) {
   MOED_ASSIGN_OR_RETURN(*field, ParseLoadFormat(text));
   return absl::OkStatus();
@@ -115,6 +125,7 @@ std::string PrintOption(absl::Duration value) { return absl::FormatDuration(valu
 std::string PrintOption(const std::optional<uint64_t>& value) { return value ? std::to_string(*value) : "random"; }
 std::string PrintOption(const std::optional<DType>& value) { return value ? std::string(DTypeName(*value)) : "auto"; }
 std::string PrintOption(const std::optional<Isa>& value) { return value ? std::string(IsaName(*value)) : "auto"; }
+std::string PrintOption(const std::optional<Device>& value) { return value ? DeviceName(*value) : "auto"; }
 
 std::string PrintOption(GenerationConfigSource value) {
   return value == GenerationConfigSource::kModel ? "model" : "moed";

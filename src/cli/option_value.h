@@ -16,6 +16,7 @@
 #include "base/status.h"
 #include "checkpoint/checkpoint.h"
 #include "cli/generation_config.h"
+#include "tensor/cuda_devices.h"
 #include "tensor/dtype.h"
 
 namespace moed {
@@ -29,6 +30,7 @@ absl::Status ParseOption(std::string_view text, absl::Duration* field);         
 absl::Status ParseOption(std::string_view text, std::optional<uint64_t>* field);  // or "random"
 absl::Status ParseOption(std::string_view text, std::optional<DType>* field);     // or "auto"
 absl::Status ParseOption(std::string_view text, std::optional<Isa>* field);       // or "auto"
+absl::Status ParseOption(std::string_view text, std::optional<Device>* field);    // or "auto"
 absl::Status ParseOption(std::string_view text, LoadFormat* field);
 absl::Status ParseOption(std::string_view text, GenerationConfigSource* field);
 
@@ -41,6 +43,7 @@ std::string PrintOption(absl::Duration value);
 std::string PrintOption(const std::optional<uint64_t>& value);
 std::string PrintOption(const std::optional<DType>& value);
 std::string PrintOption(const std::optional<Isa>& value);
+std::string PrintOption(const std::optional<Device>& value);
 std::string PrintOption(LoadFormat value);
 std::string PrintOption(GenerationConfigSource value);
 
@@ -54,6 +57,7 @@ inline std::string_view OptionTypeName(absl::Duration) { return "DURATION"; }
 inline std::string_view OptionTypeName(const std::optional<uint64_t>&) { return "INT"; }
 inline std::string_view OptionTypeName(const std::optional<DType>&) { return "DTYPE"; }
 inline std::string_view OptionTypeName(const std::optional<Isa>&) { return "ISA"; }
+inline std::string_view OptionTypeName(const std::optional<Device>&) { return "DEVICE"; }
 inline std::string_view OptionTypeName(LoadFormat) { return "FORMAT"; }
 inline std::string_view OptionTypeName(GenerationConfigSource) { return "model|moed"; }
 

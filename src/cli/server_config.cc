@@ -36,6 +36,9 @@ void ServerConfig::AddModelOptions(OptionTable* table) {
              "Tokens in a block; small blocks waste less at a sequence's end, large ones read faster");
 
   table->BeginGroup("Compute");
+  table->Add("device", &engine.device,
+             "auto (a GPU where there is one that will do, else the processor), cpu, cuda, or cuda:N; `moed devices` "
+             "lists them");
   table->Add("threads", &engine.num_threads, "Processor threads; 0: all that this process may use");
   table->Add("cpu_isa", &engine.isa,
              "Instruction set to use at most: auto, generic, avx2, avx512, avx512_vnni, avx512_bf16");

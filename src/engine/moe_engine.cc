@@ -13,6 +13,7 @@
 #include "base/text.h"
 #include "model/family.h"
 #include "model/open_model.h"
+#include "tensor/cuda_devices.h"
 
 namespace moed {
 namespace {
@@ -80,10 +81,27 @@ void ReportUnused(const ModelConfig& config, const std::vector<std::string>& nam
   }
 }
 
+// Where the model is computed; logged where it was left to us.
+absl::StatusOr<Device> ResolveDevice(const std::optional<Device>& wanted) {
+  if (wanted && wanted->type == DeviceType::kCpu) return *wanted;
+  std::string reason;
+  MOED_ASSIGN_OR_RETURN(const Device device, ChooseDevice(wanted, ListCudaDevices(), &reason));
+  if (device.type == DeviceType::kCuda) {
+    const absl::Status missing = Unimplemented("the engine does not compute on GPUs yet");
+    if (wanted) return Annotate(missing, fmt::format("device {}", DeviceName(device)));
+    MOED_LOG_INFO("device auto: cpu ({}; {})", Message(missing), reason);
+    return Device{};
+  }
+  MOED_LOG_INFO("device auto: {} ({})", DeviceName(device), reason);
+  return device;
+}
+
 }  // namespace
 
-MoeEngine::MoeEngine(const MoeEngineOptions& options)
-    : threads_(std::make_unique<ThreadPool>(options.num_threads > 0 ? options.num_threads : NumUsableCpus())) {
+MoeEngine::MoeEngine(const MoeEngineOptions& options, Device device)
+    : threads_(std::make_unique<ThreadPool>(options.num_threads > 0 ? options.num_threads : NumUsableCpus())),
+      workspace_(device) {
+  ctx_.device = device;
   ctx_.threads = threads_.get();
   ctx_.workspace = &workspace_;
   if (options.isa) ctx_.isa = *options.isa;
@@ -91,9 +109,10 @@ MoeEngine::MoeEngine(const MoeEngineOptions& options)
 
 absl::StatusOr<std::unique_ptr<MoeEngine>> MoeEngine::Load(const MoeEngineOptions& options) {
   MOED_RETURN_IF_ERROR(CheckOptions(options));
+  MOED_ASSIGN_OR_RETURN(const Device device, ResolveDevice(options.device));
   LoadOptions load{.load_format = options.load_format, .dummy_seed = options.dummy_seed};
   MOED_ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, OpenModel(options.model_dir, load));
-  std::unique_ptr<MoeEngine> engine(new MoeEngine(options));
+  std::unique_ptr<MoeEngine> engine(new MoeEngine(options, device));
   MOED_RETURN_IF_ERROR(engine->LoadModel(options, *checkpoint));
   MOED_RETURN_IF_ERROR(engine->CreateCache(options));
   engine->FillInfo(options);

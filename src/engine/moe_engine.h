@@ -48,6 +48,8 @@ struct MoeEngineOptions {
   int32_t max_num_seqs = 64;
   // Tokens of one step at most; sizes the scratch memory. (--max-num-batched-tokens)
   int32_t max_num_batched_tokens = 512;
+  // Nothing: the first GPU that will do, else the CPU. (--device)
+  std::optional<Device> device;
   // 0: every processor that the process may use. (--threads)
   int32_t num_threads = 0;
   // The instruction set to use at most; nothing: the best there is. (--cpu-isa)
@@ -84,7 +86,7 @@ class MoeEngine final : public Engine {
   int num_threads() const { return threads_->num_threads(); }
 
  private:
-  explicit MoeEngine(const MoeEngineOptions& options);
+  MoeEngine(const MoeEngineOptions& options, Device device);
 
   absl::Status LoadModel(const MoeEngineOptions& options, Checkpoint& checkpoint);
   absl::Status CreateCache(const MoeEngineOptions& options);

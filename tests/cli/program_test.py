@@ -132,6 +132,23 @@ class LocalTest(unittest.TestCase):
         self.assertIn("temperature is -1", run("generate", "--model", MODEL, "--prompt", "x", "--temperature", "-1",
                                                code=1).stderr)
 
+    def test_devices_are_listed(self):
+        text = run("devices").stdout
+        self.assertIn("cpu: ", text)
+        self.assertRegex(text, r"(?m)^--device auto is (cpu|cuda:\d+)$")
+
+    def test_a_gpu_that_is_not_there_is_one_clear_error(self):
+        if "no cuda" not in run("devices").stdout:
+            self.skipTest("this machine has a GPU")
+        for device in ("cuda", "cuda:3"):
+            error = run("generate", "--model", MODEL, "--prompt", "x", "--device", device, code=1).stderr
+            self.assertRegex(error, r"^moed: device cuda:\d: (this build of moed is without CUDA|there is no NVIDIA driver "
+                                    r"on this machine|.*NVIDIA driver.*)\n$")
+        automatic = run("generate", "--model", MODEL, "--prompt", "x", "--max-tokens", "1", "--log-level", "info").stderr
+        self.assertRegex(automatic, r"device auto: cpu \(.*\)")
+        self.assertIn('"gpu" is not a device', run("generate", "--model", MODEL, "--prompt", "x", "--device", "gpu",
+                                                   code=1).stderr)
+
     def test_the_configuration_is_printed_and_read_back(self):
         printed = run("serve", "--config", "configs/demo.yaml", "--port", "7", "--print-config").stdout
         self.assertIn("port: 7", printed)

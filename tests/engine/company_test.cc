@@ -89,6 +89,7 @@ class CompanyTest : public testing::TestWithParam<Variant> {
 
   std::unique_ptr<MoeEngine> LoadEngine(int32_t kv_blocks = 400) {
     MoeEngineOptions options;
+    options.device = Device{};
     options.model_dir = dir_.string();
     options.load_format = LoadFormat::kDummy;
     options.dtype = GetParam().dtype;

@@ -27,6 +27,7 @@ using testing::TempDir;
 
 std::vector<float> Logits(const std::string& model, const std::vector<int32_t>& ids, DType dtype = DType::kF32) {
   MoeEngineOptions options;
+  options.device = Device{};
   options.model_dir = model;
   options.dtype = dtype;
   options.num_threads = 2;

@@ -74,6 +74,7 @@ Golden ReadGolden(const std::string& name) {
 
 std::unique_ptr<MoeEngine> LoadEngine(const std::string& name, DType dtype) {
   MoeEngineOptions options;
+  options.device = Device{};
   options.model_dir = ModelDir(name);
   options.dtype = dtype;
   options.num_threads = 2;

@@ -71,6 +71,7 @@ std::vector<float> Logits(const nlohmann::json& config, const Tensors& tensors) 
   const absl::Status written = WriteSafetensors(dir.File("model.safetensors"), tensors.views());
   EXPECT_TRUE(written.ok()) << written;
   MoeEngineOptions options;
+  options.device = Device{};
   options.model_dir = dir.path();
   options.dtype = DType::kF32;
   options.num_threads = 2;

@@ -96,6 +96,7 @@ class SeededGoldenTest : public ::testing::TestWithParam<std::string> {
     const absl::Status written = testing::WriteSeededWeights(manifest_, dir_.path());
     EXPECT_TRUE(written.ok()) << written;
     MoeEngineOptions options;
+    options.device = Device{};
     options.model_dir = dir_.path();
     options.dtype = dtype;
     options.num_threads = 2;

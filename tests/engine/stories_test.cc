@@ -31,6 +31,7 @@ TEST(StoriesTest, GreedyTextIsThatOfLlama2C) {
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
 
   MoeEngineOptions options;
+  options.device = Device{};
   options.model_dir = dir;
   options.max_num_seqs = 4;
   auto engine = MoeEngine::Load(options);

@@ -161,6 +161,7 @@ class LoadTest : public ::testing::Test {
 
   std::unique_ptr<MoeEngine> LoadEngine(uint64_t kv_bytes) const {
     MoeEngineOptions options;
+    options.device = Device{};
     options.model_dir = dir_;
     options.num_threads = 2;
     options.max_num_seqs = 32;
