@@ -29,7 +29,7 @@ if(MOED_SANITIZE)
     "ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1"
     "LSAN_OPTIONS=suppressions=${_moed_suppressions}/lsan.supp:print_suppressions=0"
     "UBSAN_OPTIONS=print_stacktrace=1"
-    "TSAN_OPTIONS=suppressions=${_moed_suppressions}/tsan.supp:second_deadlock_stack=1")
+    "TSAN_OPTIONS=suppressions=${_moed_suppressions}/tsan.supp:ignore_noninstrumented_modules=1:second_deadlock_stack=1")
   add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${MOED_SANITIZE}> -fno-omit-frame-pointer -g1)
   if(MOED_SANITIZE MATCHES undefined)
     add_compile_options(-fno-sanitize-recover=undefined)
