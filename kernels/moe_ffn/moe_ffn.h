@@ -20,7 +20,7 @@ struct MoeFfnArgs {
   TensorView x;  // f32 [num_tokens, hidden], rows may be strided
   int num_experts = 1;
   // Arrays of num_experts each, borrowed; all experts have the same shapes. All gate and up weights have one format,
-  // all down weights one, perhaps another.
+  // all down weights one, perhaps another. On CUDA each array's weights lie at equal distances (WeightDistance).
   const PackedWeight* gate = nullptr;  // [intermediate, hidden]
   const PackedWeight* up = nullptr;    // [intermediate, hidden]
   const PackedWeight* down = nullptr;  // [hidden, intermediate]
@@ -51,7 +51,7 @@ void MoeFfn(const ExecContext& ctx, const MoeFfnArgs& args);
 namespace cuda {
 void MoeFfn(const ExecContext& ctx, const MoeFfnArgs& args);
 }
-MOED_DEFINE_CPU_OP_DISPATCH(MoeFfn)
+MOED_DEFINE_OP_DISPATCH(MoeFfn)
 
 }  // namespace moed::kernels
 

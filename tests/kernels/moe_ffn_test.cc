@@ -2,13 +2,18 @@
 
 #include <gmock/gmock.h>
 
-#include <numeric>
-
-#include "tests/support/tensor_testing.h"
+#include "tests/kernels/moe_ffn_testing.h"
 
 namespace moed::kernels {
 namespace {
 
+using moe_ffn_testing::Experts;
+using moe_ffn_testing::Formats;
+using moe_ffn_testing::kFormats;
+using moe_ffn_testing::Load;
+using moe_ffn_testing::Routing;
+using moe_ffn_testing::Shape;
+using moe_ffn_testing::Tolerance;
 using test::FillConstant;
 using test::ForEachCpuBody;
 using test::GetElement;
@@ -17,93 +22,8 @@ using test::Random;
 using test::TestTensor;
 using ::testing::HasSubstr;
 
-struct Shape {
-  int64_t num_tokens, hidden, intermediate;
-  int num_experts, top_k;
-};
-
-struct Formats {
-  WeightFormat gate_up, down;
-};
-
-// The weights of some experts, packed, with their memory.
-class Experts {
- public:
-  // Scaled so that hidden values and results are of the order of 1.
-  Experts(Random& random, const Shape& shape, const Formats& formats) {
-    for (int expert = 0; expert < shape.num_experts; ++expert) {
-      gate_.push_back(Pack(random, shape.intermediate, shape.hidden, formats.gate_up));
-      up_.push_back(Pack(random, shape.intermediate, shape.hidden, formats.gate_up));
-      down_.push_back(Pack(random, shape.hidden, shape.intermediate, formats.down));
-    }
-  }
-  void AddTo(MoeFfnArgs& args) const {
-    args.num_experts = static_cast<int>(gate_.size());
-    args.gate = gate_.data();
-    args.up = up_.data();
-    args.down = down_.data();
-  }
-
- private:
-  PackedWeight Pack(Random& random, int64_t n, int64_t k, WeightFormat format) {
-    const TestTensor source = NormalTensor(random, {n, k}, 1 / std::sqrt(k));
-    memory_.emplace_back(std::initializer_list<int64_t>{static_cast<int64_t>(PackedBytes(n, k, format))}, DType::kU8);
-    return *PackWeight(source, format, memory_.back().As<void>());
-  }
-
-  std::vector<TestTensor> memory_;
-  std::vector<PackedWeight> gate_, up_, down_;
-};
-
-// Which experts the tokens go to.
-enum class Load { kRandom, kOneExpert };
-
-// A router's results: for each token top_k distinct experts.
-class Routing {
- public:
-  Routing(Random& random, const Shape& shape, Load load)
-      : weights_(NormalTensor(random, {shape.num_tokens, shape.top_k})),
-        sorted_pairs_({shape.num_tokens * shape.top_k}, DType::kI32),
-        expert_offsets_({shape.num_experts + 1}, DType::kI32),
-        top_k_(shape.top_k) {
-    std::vector<std::vector<int>> pairs(shape.num_experts);
-    std::vector<int> experts(shape.num_experts);
-    std::iota(experts.begin(), experts.end(), 0);
-    for (int64_t token = 0; token < shape.num_tokens; ++token) {
-      if (load == Load::kRandom) std::shuffle(experts.begin(), experts.end(), random.engine());
-      for (int choice = 0; choice < top_k_; ++choice) {
-        pairs[experts[choice]].push_back(static_cast<int>(token * top_k_ + choice));
-      }
-    }
-    int next = 0;
-    for (int expert = 0; expert < shape.num_experts; ++expert) {
-      for (int pair : pairs[expert]) sorted_pairs_.As<int>()[next++] = pair;
-      expert_offsets_.As<int>()[expert + 1] = next;
-    }
-  }
-  void AddTo(MoeFfnArgs& args) const {
-    args.top_k = top_k_;
-    args.weights = weights_;
-    args.sorted_pairs = sorted_pairs_;
-    args.expert_offsets = expert_offsets_;
-  }
-  float* weights() const { return weights_.As<float>(); }
-
- private:
-  TestTensor weights_, sorted_pairs_, expert_offsets_;
-  int top_k_;
-};
-
 void CopyElements(const TensorView& from, const TensorView& to) {
   for (int64_t i = 0; i < to.num_elements(); ++i) test::SetElement(to, i, GetElement(from, i));
-}
-
-// The relative error that reaches an output: of the sums over `hidden` in gate and up, of the activation, whose slope
-// is about 1, of the sum over `intermediate`, and of the combination. All as fractions of the magnitudes that are
-// added.
-double Tolerance(const Shape& shape) {
-  return 2 * test::SumTolerance(shape.hidden) + test::SumTolerance(shape.intermediate) +
-         test::SumTolerance(shape.top_k) + 8 * test::kFloatEpsilon;
 }
 
 void ExpectBodiesMatchReference(MoeFfnArgs args, const Shape& shape, const TensorView& old_out) {
@@ -238,22 +158,11 @@ TEST_P(MoeFfnTest, ResultsDoNotDependOnCompany) {
         EXPECT_TRUE(test::BitIdentical(out, together)) << IsaName(isa) << ", " << num_threads << " threads";
       }
       for (int64_t token = 0; token < shape.num_tokens; ++token) {
-        // The same choices in the same order, with no other token.
-        TestTensor pairs({shape.top_k}, DType::kI32), offsets({shape.num_experts + 1}, DType::kI32);
-        int next = 0;
-        for (int expert = 0; expert < shape.num_experts; ++expert) {
-          for (int i = args.expert_offsets.As<int>()[expert]; i < args.expert_offsets.As<int>()[expert + 1]; ++i) {
-            const int pair = args.sorted_pairs.As<int>()[i];
-            if (pair / shape.top_k == token) pairs.As<int>()[next++] = pair % shape.top_k;
-          }
-          offsets.As<int>()[expert + 1] = next;
-        }
+        const Routing alone_routing(args, token);
         TestTensor alone({1, shape.hidden});
         MoeFfnArgs one = args;
         one.x = x.view().Rows(token, token + 1);
-        one.weights = args.weights.Rows(token, token + 1);
-        one.sorted_pairs = pairs;
-        one.expert_offsets = offsets;
+        alone_routing.AddTo(one);
         one.out = alone;
         MoeFfn(test::TestContext(isa, 2), one);
         EXPECT_TRUE(test::BitIdentical(alone, together.view().Rows(token, token + 1)))
@@ -298,16 +207,8 @@ TEST_P(MoeFfnTest, StridedRowsAndNoTokens) {
   });
 }
 
-constexpr Formats kFormats[] = {
-    {WeightFormat::F32(), WeightFormat::F32()},     {WeightFormat::BF16(), WeightFormat::BF16()},
-    {WeightFormat::Int8(), WeightFormat::Int8()},   {WeightFormat::Int4(32), WeightFormat::Int4(32)},
-    {WeightFormat::Int4(), WeightFormat::Int8(64)}, {WeightFormat::Int8(), WeightFormat::BF16()},
-    {WeightFormat::F32(), WeightFormat::Int4()}};
-INSTANTIATE_TEST_SUITE_P(Formats, MoeFfnTest, ::testing::ValuesIn(kFormats), [](const auto& formats) {
-  std::string name = formats.param.gate_up.ToString() + "_and_" + formats.param.down.ToString();
-  std::replace(name.begin(), name.end(), ' ', '_');
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Formats, MoeFfnTest, ::testing::ValuesIn(kFormats),
+                         [](const auto& formats) { return moe_ffn_testing::FormatsName(formats.param); });
 
 TEST(MoeFfnCheckTest, NamesWhatIsWrong) {
   Random random;

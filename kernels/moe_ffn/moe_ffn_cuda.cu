@@ -1,0 +1,361 @@
+// Three launches: hidden = act(gate(x), up(x)) for the pairs by expert, down(hidden) of each pair to a row of its own,
+// and the weighted sum of a token's rows in the order of its choices. Products come in the two bodies of gemm: for few
+// rows an expert at the speed at which its weights come from memory, for many on the tensor cores.
+#include <algorithm>
+
+#include "kernels/gemm/skinny_product_cuda.h"
+#include "kernels/gemm/tile_product_cuda.h"
+#include "kernels/moe_ffn/expert_tiles_cuda.h"
+#include "kernels/moe_ffn/moe_ffn.h"
+
+namespace moed::kernels {
+namespace {
+
+// Of the body for few rows: warps of a block, each of which takes its part of k. Gate and up share them.
+constexpr int kSkinnyWarps = 8;
+constexpr int kCombineThreads = 256;
+
+// One matrix of each expert.
+struct ExpertWeights {
+  const char* data;
+  int64_t distance;  // bytes from one expert's to the next
+  PanelLayout layout;
+  int n, k;
+  const float* bias;  // [num_experts, n], or null
+
+  __device__ __forceinline__ const char* Panel(int expert, int panel) const {
+    return panel * kPanelOutputs < n ? data + expert * distance + panel * layout.panel_bytes : nullptr;
+  }
+  __device__ __forceinline__ float Bias(int expert, int output) const {
+    return bias == nullptr ? 0.0f : bias[static_cast<int64_t>(expert) * n + output];
+  }
+};
+
+struct Routing {
+  const int* sorted_pairs;
+  const int* expert_offsets;
+  int num_experts, top_k;
+};
+
+struct GateUpParameters {
+  Routing routing;
+  OperandRows x;  // of tokens
+  ExpertWeights gate, up;
+  Activation activation;
+  float swiglu_alpha, swiglu_limit;
+  // [pairs in sorted order][n], as floats or as bf16 rows.
+  void* hidden;
+  int64_t hidden_stride;
+  bool hidden_is_bf16;
+};
+
+struct DownParameters {
+  Routing routing;
+  OperandRows hidden;  // of pairs, in sorted order
+  ExpertWeights down;
+  float* results;  // [pairs][n], in their own order
+  const float* weights;
+  // Where each token has one choice only, it goes to `out` at once.
+  bool is_single;
+  bool accumulate;
+  float* out;
+  int64_t out_stride;
+};
+
+// The rows of a tile, looked up by all threads of the block: the place of row i, or -1 beyond the last.
+template <int kRows>
+struct TileRows {
+  int places[kRows];
+
+  template <typename PlaceOf>
+  __device__ __forceinline__ void Fill(const ExpertTile& tile, const PlaceOf& place_of) {
+    for (int i = static_cast<int>(threadIdx.x); i < kRows; i += static_cast<int>(blockDim.x)) {
+      places[i] = i < tile.rows ? place_of(tile.first + i) : -1;
+    }
+    __syncthreads();
+  }
+};
+
+__device__ __forceinline__ float Activate(const GateUpParameters& p, float gate, float up) {
+  if (p.activation == Activation::kSilu) return gate / (1.0f + expf(-gate)) * up;
+  if (p.activation == Activation::kGeluTanh) {
+    constexpr float kRootOf2OverPi = 0.7978845608028654f;
+    return 0.5f * gate * (1.0f + tanhf(kRootOf2OverPi * (gate + 0.044715f * gate * gate * gate))) * up;
+  }
+  // Comparisons that a NaN does not pass leave it as it is.
+  const float g = gate > p.swiglu_limit ? p.swiglu_limit : gate;
+  const float u = up > p.swiglu_limit ? p.swiglu_limit : up < -p.swiglu_limit ? -p.swiglu_limit : up;
+  return g / (1.0f + expf(-p.swiglu_alpha * g)) * (u + 1.0f);
+}
+
+__device__ __forceinline__ void StoreHidden(const GateUpParameters& p, int expert, int64_t place, int output,
+                                            float gate, float up) {
+  const float value = Activate(p, gate + p.gate.Bias(expert, output), up + p.up.Bias(expert, output));
+  const int64_t offset = place * p.hidden_stride + output;
+  if (p.hidden_is_bf16) {
+    StoreFloat(static_cast<BFloat16*>(p.hidden) + offset, value);
+  } else {
+    static_cast<float*>(p.hidden)[offset] = value;
+  }
+}
+
+__device__ __forceinline__ void StoreResult(const DownParameters& p, int expert, int pair, int output, float product) {
+  const float value = product + p.down.Bias(expert, output);
+  if (!p.is_single) {
+    p.results[static_cast<int64_t>(pair) * p.down.n + output] = value;
+    return;
+  }
+  float* out = p.out + pair * p.out_stride + output;
+  const float weighted = value * p.weights[pair];
+  *out = p.accumulate ? *out + weighted : weighted;
+}
+
+// --------------------------------------------------------------------------------------------------- few rows
+
+// Grid: panels, tiles.
+template <typename Words, int kTiles>
+__global__ void __launch_bounds__(kSkinnyWarps * 32) GateUpSkinnyKernel(GateUpParameters p) {
+  constexpr int kRows = kTiles * kRowsPerTile;
+  constexpr int kParts = kSkinnyWarps / 2;
+  MOED_DYNAMIC_SHARED(float, partials);  // [gate, up][kParts][kRows][kOutputStride]
+  MOED_SHARED(TileRows<kRows>, rows, [1]);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int warp = thread / 32;
+  const int tile_index = static_cast<int>(blockIdx.y);
+  const ExpertTile tile = FindTile(p.routing.expert_offsets, p.routing.num_experts, kRows, tile_index);
+  if (tile.rows == 0) return;
+  rows[0].Fill(tile, [&](int i) { return p.routing.sorted_pairs[i] / p.routing.top_k; });
+  const ExpertWeights& weights = warp < kParts ? p.gate : p.up;
+  const auto row_of = [&](int i) { return rows[0].places[i]; };
+  SkinnyPart<Words, kTiles>(p.x, row_of, weights.Panel(tile.expert, static_cast<int>(blockIdx.x)), p.gate.layout,
+                            p.gate.k, warp % kParts, kParts, partials + warp * kRows * kOutputStride);
+  __syncthreads();
+  const int lane = thread % kPanelOutputs;
+  const int output = static_cast<int>(blockIdx.x) * kPanelOutputs + lane;
+  if (output >= p.gate.n) return;
+  const float* up_partials = partials + kParts * kRows * kOutputStride;
+  for (int i = warp; i < tile.rows; i += kSkinnyWarps) {
+    const float gate = SumOfParts<kTiles>(partials, kParts, i, lane);
+    const float up = SumOfParts<kTiles>(up_partials, kParts, i, lane);
+    StoreHidden(p, tile.expert, tile.first + i, output, gate, up);
+  }
+}
+
+// Grid: panels, tiles.
+template <typename Words, int kTiles>
+__global__ void __launch_bounds__(kSkinnyWarps * 32) DownSkinnyKernel(DownParameters p) {
+  constexpr int kRows = kTiles * kRowsPerTile;
+  MOED_DYNAMIC_SHARED(float, partials);  // [kSkinnyWarps][kRows][kOutputStride]
+  const int thread = static_cast<int>(threadIdx.x);
+  const int warp = thread / 32;
+  const int tile_index = static_cast<int>(blockIdx.y);
+  const ExpertTile tile = FindTile(p.routing.expert_offsets, p.routing.num_experts, kRows, tile_index);
+  if (tile.rows == 0) return;
+  const auto row_of = [&](int i) { return i < tile.rows ? tile.first + i : -1; };
+  SkinnyPart<Words, kTiles>(p.hidden, row_of, p.down.Panel(tile.expert, static_cast<int>(blockIdx.x)), p.down.layout,
+                            p.down.k, warp, kSkinnyWarps, partials + warp * kRows * kOutputStride);
+  __syncthreads();
+  const int lane = thread % kPanelOutputs;
+  const int output = static_cast<int>(blockIdx.x) * kPanelOutputs + lane;
+  if (output >= p.down.n) return;
+  for (int i = warp; i < tile.rows; i += kSkinnyWarps) {
+    StoreResult(p, tile.expert, p.routing.sorted_pairs[tile.first + i], output,
+                SumOfParts<kTiles>(partials, kSkinnyWarps, i, lane));
+  }
+}
+
+// --------------------------------------------------------------------------------------------------- many rows
+
+// Grid: pairs of panels, tiles. Of a warp's two panels one is of gate, the other of up.
+template <typename Words, int kRowWarps>
+__global__ void __launch_bounds__(TileProduct<Words, kRowWarps>::kThreads) GateUpTileKernel(GateUpParameters p) {
+  using Product = TileProduct<Words, kRowWarps>;
+  MOED_DYNAMIC_SHARED(char, shared);
+  MOED_SHARED(TileRows<Product::kRows>, rows, [1]);
+  const int tile_index = static_cast<int>(blockIdx.y);
+  const int first_panel = static_cast<int>(blockIdx.x) * (kTilePanels / 2);
+  const ExpertTile tile = FindTile(p.routing.expert_offsets, p.routing.num_experts, Product::kRows, tile_index);
+  if (tile.rows == 0) return;
+  rows[0].Fill(tile, [&](int i) { return p.routing.sorted_pairs[i] / p.routing.top_k; });
+  const auto row_of = [&](int i) { return rows[0].places[i]; };
+  const auto panel_of = [&](int i) { return (i % 2 == 0 ? p.gate : p.up).Panel(tile.expert, first_panel + i / 2); };
+  TileSums sums;
+  Product::Run(p.x, row_of, panel_of, p.gate.layout, shared, &sums);
+  Product::ForEachEight(sums, [&](int row, int slot, int output, const float(&gate)[8], const float(&up)[8]) {
+    if (row >= tile.rows) return;
+    const int first = (first_panel + slot / 2) * kPanelOutputs + output;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if (first + i < p.gate.n) StoreHidden(p, tile.expert, tile.first + row, first + i, gate[i], up[i]);
+    }
+  });
+}
+
+// Grid: groups of panels, tiles.
+template <typename Words, int kRowWarps>
+__global__ void __launch_bounds__(TileProduct<Words, kRowWarps>::kThreads) DownTileKernel(DownParameters p) {
+  using Product = TileProduct<Words, kRowWarps>;
+  MOED_DYNAMIC_SHARED(char, shared);
+  const int tile_index = static_cast<int>(blockIdx.y);
+  const int first_panel = static_cast<int>(blockIdx.x) * kTilePanels;
+  const ExpertTile tile = FindTile(p.routing.expert_offsets, p.routing.num_experts, Product::kRows, tile_index);
+  if (tile.rows == 0) return;
+  const auto row_of = [&](int i) { return i < tile.rows ? tile.first + i : -1; };
+  const auto panel_of = [&](int i) { return p.down.Panel(tile.expert, first_panel + i); };
+  TileSums sums;
+  Product::Run(p.hidden, row_of, panel_of, p.down.layout, shared, &sums);
+  Product::ForEachEight(sums, [&](int row, int slot, int output, const float(&left)[8], const float(&right)[8]) {
+    if (row >= tile.rows) return;
+    const int pair = p.routing.sorted_pairs[tile.first + row];
+    const int first = (first_panel + slot) * kPanelOutputs + output;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if (first + i < p.down.n) StoreResult(p, tile.expert, pair, first + i, left[i]);
+      if (first + kPanelOutputs + i < p.down.n) {
+        StoreResult(p, tile.expert, pair, first + kPanelOutputs + i, right[i]);
+      }
+    }
+  });
+}
+
+// A block a token.
+__global__ void __launch_bounds__(kCombineThreads) CombineKernel(DownParameters p) {
+  const int token = static_cast<int>(blockIdx.x);
+  const int top_k = p.routing.top_k;
+  const float* weights = p.weights + static_cast<int64_t>(token) * top_k;
+  const float* choices = p.results + static_cast<int64_t>(token) * top_k * p.down.n;
+  float* out = p.out + token * p.out_stride;
+  for (int i = static_cast<int>(threadIdx.x); i < p.down.n; i += kCombineThreads) {
+    float sum = choices[i] * weights[0];
+    for (int choice = 1; choice < top_k; ++choice) {
+      sum = fmaf(choices[static_cast<int64_t>(choice) * p.down.n + i], weights[choice], sum);
+    }
+    out[i] = p.accumulate ? out[i] + sum : sum;
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------- launches
+
+// What a block takes of an expert's rows.
+enum class TileSize : uint8_t { k8, k16, k32, k64, k128 };
+
+TileSize ChooseTileSize(int64_t num_pairs, int64_t num_experts) {
+  // Experts have more than their share as often as less; one alone has all.
+  const int64_t active = std::min(num_pairs, num_experts);
+  const int64_t rows = active == 1 ? num_pairs : 2 * num_pairs / active;
+  if (rows <= 8) return TileSize::k8;
+  if (rows <= 16) return TileSize::k16;
+  if (rows <= 32) return TileSize::k32;
+  return rows <= 128 ? TileSize::k64 : TileSize::k128;
+}
+
+struct Grid {
+  int64_t num_pairs, num_experts;
+  TileSize size;
+
+  dim3 For(int columns, int tile_rows) const {
+    return {static_cast<unsigned>(columns), static_cast<unsigned>(MaxTiles(num_pairs, num_experts, tile_rows)), 1};
+  }
+};
+
+template <typename Words, int kTiles, bool kGateUp, typename Parameters>
+void LaunchSkinny(const ExecContext& ctx, const Grid& grid, const Parameters& p) {
+  constexpr int kRows = kTiles * kRowsPerTile;
+  const size_t shared_bytes = sizeof(float) * kSkinnyWarps * kRows * kOutputStride;
+  if constexpr (kGateUp) {
+    MOED_LAUNCH((GateUpSkinnyKernel<Words, kTiles>), grid.For(CeilDiv(p.gate.n, kPanelOutputs), kRows),
+                kSkinnyWarps * 32, shared_bytes, ctx.stream, p);
+  } else {
+    MOED_LAUNCH((DownSkinnyKernel<Words, kTiles>), grid.For(CeilDiv(p.down.n, kPanelOutputs), kRows), kSkinnyWarps * 32,
+                shared_bytes, ctx.stream, p);
+  }
+}
+
+template <typename Words, int kRowWarps, bool kGateUp, typename Parameters>
+void LaunchTile(const ExecContext& ctx, const Grid& grid, const Parameters& p) {
+  using Product = TileProduct<Words, kRowWarps>;
+  if constexpr (kGateUp) {
+    MOED_LAUNCH((GateUpTileKernel<Words, kRowWarps>),
+                grid.For(CeilDiv(p.gate.n, kTilePanels / 2 * kPanelOutputs), Product::kRows), Product::kThreads,
+                Product::SharedBytes(), ctx.stream, p);
+  } else {
+    MOED_LAUNCH((DownTileKernel<Words, kRowWarps>),
+                grid.For(CeilDiv(p.down.n, kTilePanels * kPanelOutputs), Product::kRows), Product::kThreads,
+                Product::SharedBytes(), ctx.stream, p);
+  }
+}
+
+// The product with gate and up, or with down.
+template <bool kGateUp, typename Parameters>
+void LaunchProduct(const ExecContext& ctx, const Grid& grid, WeightFormat format, const Parameters& p) {
+  WithWords(format, [&](auto words) {
+    using Words = decltype(words);
+    if (grid.size == TileSize::k8) return LaunchSkinny<Words, 1, kGateUp>(ctx, grid, p);
+    if (grid.size == TileSize::k16) return LaunchSkinny<Words, 2, kGateUp>(ctx, grid, p);
+    if constexpr (!std::is_same_v<Words, F32Words>) {
+      if (grid.size == TileSize::k64) return LaunchTile<Words, 2, kGateUp>(ctx, grid, p);
+      if (grid.size == TileSize::k128) return LaunchTile<Words, 4, kGateUp>(ctx, grid, p);
+    }
+    LaunchSkinny<Words, 4, kGateUp>(ctx, grid, p);
+  });
+}
+
+ExpertWeights WeightsOf(const PackedWeight* weights, int num_experts, const TensorView& bias) {
+  return {.data = static_cast<const char*>(weights[0].data),
+          .distance = WeightDistance(weights, num_experts),
+          .layout = PanelLayout(weights[0].format, weights[0].k),
+          .n = static_cast<int>(weights[0].n),
+          .k = static_cast<int>(weights[0].k),
+          .bias = bias.As<float>()};
+}
+
+// hidden, as rows that are multiplied with down.
+OperandRows GateUp(const ExecContext& ctx, const MoeFfnArgs& args, const Routing& routing, const Grid& grid) {
+  const WeightFormat down_format = args.down[0].format;
+  const int64_t num_pairs = grid.num_pairs, intermediate = args.gate[0].n;
+  GateUpParameters p = {};
+  p.routing = routing;
+  p.gate = WeightsOf(args.gate, args.num_experts, args.gate_bias);
+  p.up = WeightsOf(args.up, args.num_experts, args.up_bias);
+  p.activation = args.activation;
+  p.swiglu_alpha = args.swiglu_alpha;
+  p.swiglu_limit = args.swiglu_limit;
+  p.x = PrepareRows(ctx, args.x, args.gate[0].format);
+  // bf16 rows are written as down wants them, where they need no padding. All else is prepared once rows are complete.
+  const int64_t row_bytes = PreparedRowBytes(down_format, intermediate);
+  p.hidden_is_bf16 = down_format == WeightFormat::BF16() && row_bytes == intermediate * 2;
+  const TensorView hidden =
+      ctx.workspace->Tensor({num_pairs, intermediate}, p.hidden_is_bf16 ? DType::kBF16 : DType::kF32);
+  p.hidden = hidden.data;
+  p.hidden_stride = intermediate;
+  LaunchProduct<true>(ctx, grid, args.gate[0].format, p);
+  if (p.hidden_is_bf16) return {.data = hidden.As<char>(), .row_bytes = row_bytes};
+  return PrepareRows(ctx, hidden, down_format);
+}
+
+}  // namespace
+
+namespace cuda {
+
+void MoeFfn(const ExecContext& ctx, const MoeFfnArgs& args) {
+  const int64_t num_tokens = args.x.dim(0), num_pairs = num_tokens * args.top_k;
+  if (num_tokens == 0) return;
+  const Workspace::Scope scope(ctx.workspace);
+  const Grid grid = {num_pairs, args.num_experts, ChooseTileSize(num_pairs, args.num_experts)};
+  DownParameters p = {};
+  p.routing = {args.sorted_pairs.As<int>(), args.expert_offsets.As<int>(), args.num_experts, args.top_k};
+  p.hidden = GateUp(ctx, args, p.routing, grid);
+  p.down = WeightsOf(args.down, args.num_experts, args.down_bias);
+  p.weights = args.weights.As<float>();
+  p.is_single = args.top_k == 1;
+  p.accumulate = args.accumulate;
+  p.out = args.out.As<float>();
+  p.out_stride = args.out.stride(0);
+  if (!p.is_single) p.results = ctx.workspace->Tensor({num_pairs, args.down[0].n}).As<float>();
+  LaunchProduct<false>(ctx, grid, args.down[0].format, p);
+  if (p.is_single) return;
+  MOED_LAUNCH(CombineKernel, static_cast<unsigned>(num_tokens), kCombineThreads, 0, ctx.stream, p);
+}
+
+}  // namespace cuda
+}  // namespace moed::kernels

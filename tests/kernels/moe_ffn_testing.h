@@ -1,0 +1,129 @@
+// What tests of the experts' feed-forward share.
+#ifndef TESTS_KERNELS_MOE_FFN_TESTING_H_
+#define TESTS_KERNELS_MOE_FFN_TESTING_H_
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "kernels/moe_ffn/moe_ffn.h"
+#include "tests/kernels/packed_weight_testing.h"
+
+namespace moed::kernels::moe_ffn_testing {
+
+using test::NormalTensor;
+using test::TestTensor;
+
+struct Shape {
+  int64_t num_tokens, hidden, intermediate;
+  int num_experts, top_k;
+};
+
+struct Formats {
+  WeightFormat gate_up, down;
+};
+
+// The weights of some experts, packed, with their memory; scaled so that hidden values and results are of the order of
+// 1.
+class Experts {
+ public:
+  Experts(test::Random& random, const Shape& shape, const Formats& formats)
+      : gate_(random, shape.num_experts, shape.intermediate, shape.hidden, formats.gate_up,
+              1 / std::sqrt(shape.hidden)),
+        up_(random, shape.num_experts, shape.intermediate, shape.hidden, formats.gate_up, 1 / std::sqrt(shape.hidden)),
+        down_(random, shape.num_experts, shape.hidden, shape.intermediate, formats.down,
+              1 / std::sqrt(shape.intermediate)),
+        num_experts_(shape.num_experts) {}
+
+  void AddTo(MoeFfnArgs& args) const {
+    args.num_experts = num_experts_;
+    args.gate = gate_.data();
+    args.up = up_.data();
+    args.down = down_.data();
+  }
+
+ private:
+  packed_weight_testing::Weights gate_, up_, down_;
+  int num_experts_;
+};
+
+// Which experts the tokens go to.
+enum class Load { kRandom, kOneExpert };
+
+// A router's results: for each token top_k distinct experts.
+class Routing {
+ public:
+  Routing(test::Random& random, const Shape& shape, Load load)
+      : weights_(NormalTensor(random, {shape.num_tokens, shape.top_k})),
+        sorted_pairs_({shape.num_tokens * shape.top_k}, DType::kI32),
+        expert_offsets_({shape.num_experts + 1}, DType::kI32),
+        top_k_(shape.top_k) {
+    std::vector<std::vector<int>> pairs(shape.num_experts);
+    std::vector<int> experts(shape.num_experts);
+    std::iota(experts.begin(), experts.end(), 0);
+    for (int64_t token = 0; token < shape.num_tokens; ++token) {
+      if (load == Load::kRandom) std::shuffle(experts.begin(), experts.end(), random.engine());
+      for (int choice = 0; choice < top_k_; ++choice) {
+        pairs[experts[choice]].push_back(static_cast<int>(token * top_k_ + choice));
+      }
+    }
+    int next = 0;
+    for (int expert = 0; expert < shape.num_experts; ++expert) {
+      for (int pair : pairs[expert]) sorted_pairs_.As<int>()[next++] = pair;
+      expert_offsets_.As<int>()[expert + 1] = next;
+    }
+  }
+  // Those of one of the tokens of `args`: the same choices in the same order, with no other token.
+  Routing(const MoeFfnArgs& args, int64_t token)
+      : weights_({1, args.top_k}),
+        sorted_pairs_({args.top_k}, DType::kI32),
+        expert_offsets_({args.num_experts + 1}, DType::kI32),
+        top_k_(args.top_k) {
+    for (int choice = 0; choice < top_k_; ++choice) {
+      weights_.As<float>()[choice] = args.weights.As<float>()[token * top_k_ + choice];
+    }
+    int next = 0;
+    for (int expert = 0; expert < args.num_experts; ++expert) {
+      for (int i = args.expert_offsets.As<int>()[expert]; i < args.expert_offsets.As<int>()[expert + 1]; ++i) {
+        const int pair = args.sorted_pairs.As<int>()[i];
+        if (pair / top_k_ == token) sorted_pairs_.As<int>()[next++] = pair % top_k_;
+      }
+      expert_offsets_.As<int>()[expert + 1] = next;
+    }
+  }
+  void AddTo(MoeFfnArgs& args) const {
+    args.top_k = top_k_;
+    args.weights = weights_;
+    args.sorted_pairs = sorted_pairs_;
+    args.expert_offsets = expert_offsets_;
+  }
+  float* weights() const { return weights_.As<float>(); }
+
+ private:
+  TestTensor weights_, sorted_pairs_, expert_offsets_;
+  int top_k_;
+};
+
+// The relative error that reaches an output: of the sums over `hidden` in gate and up, of the activation, whose slope
+// is about 1, of the sum over `intermediate`, and of the combination. All as fractions of the magnitudes that are
+// added.
+inline double Tolerance(const Shape& shape) {
+  return 2 * test::SumTolerance(shape.hidden) + test::SumTolerance(shape.intermediate) +
+         test::SumTolerance(shape.top_k) + 8 * test::kFloatEpsilon;
+}
+
+inline constexpr Formats kFormats[] = {
+    {WeightFormat::F32(), WeightFormat::F32()},     {WeightFormat::BF16(), WeightFormat::BF16()},
+    {WeightFormat::Int8(), WeightFormat::Int8()},   {WeightFormat::Int4(32), WeightFormat::Int4(32)},
+    {WeightFormat::Int4(), WeightFormat::Int8(64)}, {WeightFormat::Int8(), WeightFormat::BF16()},
+    {WeightFormat::F32(), WeightFormat::Int4()}};
+
+inline std::string FormatsName(const Formats& formats) {
+  return packed_weight_testing::FormatName(formats.gate_up) + "_and_" + packed_weight_testing::FormatName(formats.down);
+}
+
+}  // namespace moed::kernels::moe_ffn_testing
+
+#endif  // TESTS_KERNELS_MOE_FFN_TESTING_H_
