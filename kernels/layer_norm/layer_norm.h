@@ -29,7 +29,7 @@ void LayerNorm(const ExecContext& ctx, const LayerNormArgs& args);
 namespace cuda {
 void LayerNorm(const ExecContext& ctx, const LayerNormArgs& args);
 }
-MOED_DEFINE_CPU_OP_DISPATCH(LayerNorm)
+MOED_DEFINE_OP_DISPATCH(LayerNorm)
 
 }  // namespace moed::kernels
 
