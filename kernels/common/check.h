@@ -54,6 +54,16 @@ inline absl::Status CheckContiguous(std::string_view name, const TensorView& ten
   return InvalidArgument("{} {} has gaps between its rows; it must be contiguous", name, tensor.ToString());
 }
 
+// Of pages [num_blocks, num_heads, block_size, head_dim] of a KV cache: integers have a scale a row, floats none.
+inline absl::Status CheckScales(std::string_view name, const TensorView& scales, const TensorView& pages) {
+  if (pages.dtype != DType::kI8) {
+    if (scales.rank == 0) return absl::OkStatus();
+    return InvalidArgument("{} is {}; pages of {} have no scales", name, scales.ToString(), DTypeName(pages.dtype));
+  }
+  MOED_RETURN_IF_ERROR(CheckTensor(name, scales, {DType::kF32}, {pages.dim(0), pages.dim(1), pages.dim(2)}));
+  return CheckContiguous(name, scales);
+}
+
 }  // namespace moed::kernels
 
 #endif  // KERNELS_COMMON_CHECK_H_

@@ -37,7 +37,9 @@ constexpr int kLanes = 4;
 typedef float VecF32 __attribute__((vector_size(kLanes * 4)));
 typedef int32_t VecI32 __attribute__((vector_size(kLanes * 4)));
 typedef uint32_t VecU32 __attribute__((vector_size(kLanes * 4)));
-typedef uint16_t VecU16 __attribute__((vector_size(kLanes * 2)));  // as many 16-bit values as VecF32 has floats
+// As many of 16 and of 8 bits as VecF32 has floats.
+typedef uint16_t VecU16 __attribute__((vector_size(kLanes * 2)));
+typedef int8_t VecI8 __attribute__((vector_size(kLanes)));
 
 // ---------------------------------------------------------------------------------------------- loads and stores
 // No alignment is asked for anywhere. "First" versions touch only the first n lanes' memory, 0 <= n <= kLanes.
@@ -127,6 +129,9 @@ MOED_ALWAYS_INLINE VecU16 FloatToHalf(VecF32 v) {
 MOED_ALWAYS_INLINE VecF32 Load(const float* p) { return LoadBits<VecF32>(p); }
 MOED_ALWAYS_INLINE VecF32 Load(const BFloat16* p) { return BFloat16ToFloat(LoadBits<VecU16>(p)); }
 MOED_ALWAYS_INLINE VecF32 Load(const Half* p) { return HalfToFloat(LoadBits<VecU16>(p)); }
+MOED_ALWAYS_INLINE VecF32 Load(const int8_t* p) {
+  return __builtin_convertvector(__builtin_convertvector(LoadBits<VecI8>(p), VecI32), VecF32);
+}
 
 // Lanes from n on are 0.
 MOED_ALWAYS_INLINE VecF32 LoadFirst(const float* p, int64_t n) {
@@ -143,6 +148,9 @@ MOED_ALWAYS_INLINE VecF32 LoadFirst(const BFloat16* p, int64_t n) {
   return BFloat16ToFloat(LoadBitsFirst<VecU16>(p, n));
 }
 MOED_ALWAYS_INLINE VecF32 LoadFirst(const Half* p, int64_t n) { return HalfToFloat(LoadBitsFirst<VecU16>(p, n)); }
+MOED_ALWAYS_INLINE VecF32 LoadFirst(const int8_t* p, int64_t n) {
+  return __builtin_convertvector(__builtin_convertvector(LoadBitsFirst<VecI8>(p, n), VecI32), VecF32);
+}
 
 MOED_ALWAYS_INLINE void Store(float* p, VecF32 v) { std::memcpy(p, &v, sizeof(v)); }
 MOED_ALWAYS_INLINE void Store(BFloat16* p, VecF32 v) {

@@ -13,8 +13,11 @@ struct KvWriteArgs {
   TensorView v;
   // i64 [num_tokens]: block * block_size + offset in the block; a negative slot is skipped (padding).
   TensorView slots;
-  TensorView k_pages;  // f32, bf16 or f16 [num_blocks, num_kv_heads, block_size, k_head_dim]
-  TensorView v_pages;  // f32, bf16 or f16 [num_blocks, num_kv_heads, block_size, v_head_dim]
+  TensorView k_pages;  // f32, bf16, f16 or i8 [num_blocks, num_kv_heads, block_size, k_head_dim]
+  TensorView v_pages;  // the same dtype [num_blocks, num_kv_heads, block_size, v_head_dim]
+  // f32 [num_blocks, num_kv_heads, block_size], for pages of i8 alone: what a row's integers are multiplied by, its
+  // largest magnitude / 127. NaN where the row has an infinity or a NaN.
+  TensorView k_scales = {}, v_scales = {};
 };
 
 absl::Status Check(const KvWriteArgs& args);

@@ -1,4 +1,4 @@
-#include "kernels/common/simd.h"
+#include "kernels/common/simd_quantize.h"
 #include "kernels/kv_write/kv_write.h"
 
 namespace moed::kernels::MOED_ISA {
@@ -8,20 +8,37 @@ namespace {
 constexpr int64_t kPieceElements = 16384;
 
 template <typename T>
-MOED_ALWAYS_INLINE void CopyRow(const float* row, int64_t size, T* out) {
+MOED_ALWAYS_INLINE void CopyRow(const float* row, int64_t size, T* out, float* /*scale*/) {
   int64_t i = 0;
   for (; i + kLanes <= size; i += kLanes) Store(out + i, Load(row + i));
   if (i < size) StoreFirst(out + i, LoadFirst(row + i, size - i), size - i);
 }
 
+MOED_ALWAYS_INLINE void CopyRow(const float* row, int64_t size, int8_t* out, float* scale) {
+  const float largest = LargestMagnitude(row, size);
+  // Of a row that is not finite, the scale alone tells.
+  const float inverse = largest == largest ? InverseScale(largest) : 0.0f;
+  for (int64_t i = 0; i < size; i += kLanes) {
+    const int64_t n = size - i < kLanes ? size - i : kLanes;
+    const VecF32 v = largest == largest ? LoadFirst(row + i, n) : VecF32{};
+    const VecI8 q = __builtin_convertvector(QuantizeToInt(v, inverse), VecI8);
+    std::memcpy(out + i, &q, static_cast<size_t>(n));
+  }
+  *scale = largest == largest ? largest / 127.0f : __builtin_nanf("");
+}
+
 // All heads of one token, to offset `position` of block `block`.
 template <typename T>
-MOED_ALWAYS_INLINE void CopyHeads(const TensorView& rows, int64_t token, const TensorView& pages, int64_t block,
-                                  int64_t position) {
+MOED_ALWAYS_INLINE void CopyHeads(const TensorView& rows, int64_t token, const TensorView& pages,
+                                  const TensorView& scales, int64_t block, int64_t position) {
   const float* row = rows.As<float>() + token * rows.stride(0);
   T* out = pages.As<T>() + block * pages.stride(0) + position * pages.stride(2);
-  for (int64_t head = 0; head < rows.dim(1); ++head, row += rows.stride(1), out += pages.stride(1)) {
-    CopyRow(row, rows.dim(2), out);
+  float* scale = scales.As<float>() + block * scales.stride(0) + position;
+  for (int64_t head = 0; head < rows.dim(1); ++head) {
+    CopyRow(row, rows.dim(2), out, scale);
+    row += rows.stride(1);
+    out += pages.stride(1);
+    scale += scales.stride(1);
   }
 }
 
@@ -34,8 +51,9 @@ void Write(const ExecContext& ctx, const KvWriteArgs& args) {
                              for (int64_t token = begin; token < end; ++token) {
                                const int64_t slot = args.slots.As<int64_t>()[token];
                                if (slot < 0) continue;
-                               CopyHeads<T>(args.k, token, args.k_pages, slot / block_size, slot % block_size);
-                               CopyHeads<T>(args.v, token, args.v_pages, slot / block_size, slot % block_size);
+                               const int64_t block = slot / block_size, position = slot % block_size;
+                               CopyHeads<T>(args.k, token, args.k_pages, args.k_scales, block, position);
+                               CopyHeads<T>(args.v, token, args.v_pages, args.v_scales, block, position);
                              }
                            });
 }
@@ -48,6 +66,8 @@ void KvWrite(const ExecContext& ctx, const KvWriteArgs& args) {
       return Write<BFloat16>(ctx, args);
     case DType::kF16:
       return Write<Half>(ctx, args);
+    case DType::kI8:
+      return Write<int8_t>(ctx, args);
     default:
       return Write<float>(ctx, args);
   }

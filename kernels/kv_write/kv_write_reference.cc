@@ -1,15 +1,39 @@
+#include <cmath>
+
 #include "kernels/common/reference.h"
 #include "kernels/kv_write/kv_write.h"
 
 namespace moed::kernels::reference {
 namespace {
 
-void Write(const TensorView& rows, const TensorView& slots, const TensorView& pages) {
+void Quantize(const TensorView& rows, int64_t token, int64_t head, const TensorView& pages, const TensorView& scales,
+              int64_t block, int64_t position) {
+  float largest = 0;
+  bool finite = true;
+  for (int64_t i = 0; i < rows.dim(2); ++i) {
+    const float value = At<float>(rows, token, head, i);
+    finite = finite && std::isfinite(value);
+    largest = std::fmax(largest, std::fabs(value));
+  }
+  if (!finite) largest = NAN;
+  const float inverse = largest < 1e-30f ? 0.0f : 127.0f / largest;
+  for (int64_t i = 0; i < rows.dim(2); ++i) {
+    const float scaled = At<float>(rows, token, head, i) * inverse;
+    At<int8_t>(pages, block, head, position, i) = static_cast<int8_t>(finite ? std::nearbyint(scaled) : 0);
+  }
+  At<float>(scales, block, head, position) = largest / 127.0f;
+}
+
+void Write(const TensorView& rows, const TensorView& slots, const TensorView& pages, const TensorView& scales) {
   const int64_t block_size = pages.dim(2);
   for (int64_t token = 0; token < rows.dim(0); ++token) {
     const int64_t slot = slots.As<int64_t>()[token];
     if (slot < 0) continue;
     for (int64_t head = 0; head < rows.dim(1); ++head) {
+      if (pages.dtype == DType::kI8) {
+        Quantize(rows, token, head, pages, scales, slot / block_size, slot % block_size);
+        continue;
+      }
       for (int64_t i = 0; i < rows.dim(2); ++i) {
         WriteFloat(At<float>(rows, token, head, i), pages, slot / block_size, head, slot % block_size, i);
       }
@@ -20,8 +44,8 @@ void Write(const TensorView& rows, const TensorView& slots, const TensorView& pa
 }  // namespace
 
 void KvWrite(const KvWriteArgs& args) {
-  Write(args.k, args.slots, args.k_pages);
-  Write(args.v, args.slots, args.v_pages);
+  Write(args.k, args.slots, args.k_pages, args.k_scales);
+  Write(args.v, args.slots, args.v_pages, args.v_scales);
 }
 
 }  // namespace moed::kernels::reference

@@ -18,13 +18,15 @@ absl::Status CheckRowsAtEqualDistances(std::string_view name, const TensorView& 
 
 absl::Status CheckShapes(const PagedAttentionArgs& args) {
   MOED_RETURN_IF_ERROR(CheckTensor("q", args.q, {DType::kF32}, {kAnySize, kAnySize, kAnySize}));
-  MOED_RETURN_IF_ERROR(CheckTensor("k_pages", args.k_pages, {DType::kF32, DType::kBF16, DType::kF16},
+  MOED_RETURN_IF_ERROR(CheckTensor("k_pages", args.k_pages, {DType::kF32, DType::kBF16, DType::kF16, DType::kI8},
                                    {kAnySize, kAnySize, kAnySize, args.q.dim(2)}));
   MOED_RETURN_IF_ERROR(CheckContiguous("k_pages", args.k_pages));
   const int64_t num_kv_heads = args.k_pages.dim(1);
   MOED_RETURN_IF_ERROR(CheckTensor("v_pages", args.v_pages, {args.k_pages.dtype},
                                    {args.k_pages.dim(0), num_kv_heads, args.k_pages.dim(2), kAnySize}));
   MOED_RETURN_IF_ERROR(CheckRowsAtEqualDistances("v_pages", args.v_pages));
+  MOED_RETURN_IF_ERROR(CheckScales("k_scales", args.k_scales, args.k_pages));
+  MOED_RETURN_IF_ERROR(CheckScales("v_scales", args.v_scales, args.v_pages));
   const int64_t num_heads = args.q.dim(1);
   if (num_kv_heads == 0 || num_heads % num_kv_heads != 0) {
     return InvalidArgument("q has {} heads; they must be a multiple of the {} of k_pages", num_heads, num_kv_heads);

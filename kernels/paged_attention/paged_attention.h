@@ -11,11 +11,14 @@ namespace moed::kernels {
 // that start at fixed positions, and partial results are combined in that order.
 struct PagedAttentionArgs {
   TensorView q;  // f32 [num_tokens, num_heads, k_head_dim], rows may be strided
-  // f32, bf16 or f16 [num_blocks, num_kv_heads, block_size, k_head_dim]; the step's own keys are written already.
+  // f32, bf16, f16 or i8 [num_blocks, num_kv_heads, block_size, k_head_dim]; the step's own keys are written already.
   TensorView k_pages;
   // The same dtype [num_blocks, num_kv_heads, block_size, v_head_dim]; rows of all heads and blocks at equal distances.
   // Where values are a part of their keys (the latent of MLA), a view of some columns of k_pages.
   TensorView v_pages;
+  // f32 [num_blocks, num_kv_heads, block_size], for pages of i8 alone: what a row's integers are multiplied by. Where
+  // values are a part of their keys, one and the same.
+  TensorView k_scales = {}, v_scales = {};
   TensorView query_starts;  // i32 [num_sequences + 1]: sequence s owns tokens [query_starts[s], query_starts[s + 1])
   // i32 [num_sequences]: positions in the cache that belong to the sequence, its tokens of this step included. Its last
   // token sees all of them, the one before all but one, and so on.

@@ -122,8 +122,7 @@ class BlockPass {
   // Where the keys and values of one tile lie.
   struct TileRows {
     int64_t tile = -1;
-    const T* keys[kTilePositions];
-    const T* values[kTilePositions];
+    CacheRows<T> keys, values;
   };
 
   // The part of the tile that some row of the block sees.
@@ -141,15 +140,15 @@ class BlockPass {
     for (int i = range.begin; i < range.end; ++block, offset = 0) {
       const int64_t first_row = (block_ids[block] * args_.k_pages.dim(1) + kv_head_) * block_size;
       for (; i < range.end && offset < block_size; ++i, ++offset) {
-        rows->keys[i] = args_.k_pages.As<T>() + (first_row + offset) * sizes_.k_head_dim;
-        rows->values[i] = args_.v_pages.As<T>() + (first_row + offset) * args_.v_pages.stride(2);
+        rows->keys.Set(i, args_.k_pages, args_.k_scales, first_row + offset);
+        rows->values.Set(i, args_.v_pages, args_.v_scales, first_row + offset);
       }
     }
     // Positions that nobody may see take part as copies of one that is; their scores are thrown away.
     for (int i = 0; i < kTilePositions; ++i) {
       if (i >= range.begin && i < range.end) continue;
-      rows->keys[i] = rows->keys[range.begin];
-      rows->values[i] = rows->values[range.begin];
+      rows->keys.Copy(range.begin, i);
+      rows->values.Copy(range.begin, i);
     }
     rows->tile = tile;
   }
@@ -163,11 +162,11 @@ class BlockPass {
     if (next < Min(static_cast<int64_t>(piece_.end_split) * kSplitPositions, end_position())) {
       TileRows& next_rows = tile_rows_[next / kTilePositions % 2];
       FindRows(next, &next_rows);
-      PackKeys(rows.keys, range, sizes_.k_head_dim, next_rows.keys, scratch_.keys);
-      PackValues(rows.values, range, sizes_.v_head_dim, sizes_.padded_dim, next_rows.values, scratch_.values);
+      PackKeys(rows.keys, range, sizes_.k_head_dim, next_rows.keys.rows, scratch_.keys);
+      PackValues(rows.values, range, sizes_.v_head_dim, sizes_.padded_dim, next_rows.values.rows, scratch_.values);
     } else {
-      PackKeys(rows.keys, range, sizes_.k_head_dim, rows.keys, scratch_.keys);
-      PackValues(rows.values, range, sizes_.v_head_dim, sizes_.padded_dim, rows.values, scratch_.values);
+      PackKeys(rows.keys, range, sizes_.k_head_dim, rows.keys.rows, scratch_.keys);
+      PackValues(rows.values, range, sizes_.v_head_dim, sizes_.padded_dim, rows.values.rows, scratch_.values);
     }
   }
 
@@ -326,6 +325,8 @@ void PagedAttention(const ExecContext& ctx, const PagedAttentionArgs& args) {
       return Attend<BFloat16>(ctx, args);
     case DType::kF16:
       return Attend<Half>(ctx, args);
+    case DType::kI8:
+      return Attend<int8_t>(ctx, args);
     default:
       return Attend<float>(ctx, args);
   }

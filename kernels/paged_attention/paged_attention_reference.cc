@@ -8,6 +8,12 @@
 namespace moed::kernels::reference {
 namespace {
 
+double Read(const TensorView& pages, const TensorView& scales, int64_t block, int64_t head, int64_t position,
+            int64_t i) {
+  if (pages.dtype != DType::kI8) return ReadFloat(pages, block, head, position, i);
+  return static_cast<double>(At<int8_t>(pages, block, head, position, i)) * At<float>(scales, block, head, position);
+}
+
 // One head of one token, which sees positions [first, end) of its sequence.
 void Attend(const PagedAttentionArgs& args, const int32_t* block_ids, int64_t token, int64_t head, int64_t first,
             int64_t end) {
@@ -21,7 +27,7 @@ void Attend(const PagedAttentionArgs& args, const int32_t* block_ids, int64_t to
     double dot = 0;
     for (int64_t i = 0; i < args.q.dim(2); ++i) {
       dot += static_cast<double>(At<float>(args.q, token, head, i)) *
-             ReadFloat(args.k_pages, block, kv_head, position % block_size, i);
+             Read(args.k_pages, args.k_scales, block, kv_head, position % block_size, i);
     }
     weights.push_back(dot * args.scale);
     largest = std::max(largest, weights.back());
@@ -36,7 +42,7 @@ void Attend(const PagedAttentionArgs& args, const int32_t* block_ids, int64_t to
     double value = 0;
     for (int64_t position = first; position < end; ++position) {
       const int32_t block = block_ids[position / block_size];
-      value += weights[position - first] * ReadFloat(args.v_pages, block, kv_head, position % block_size, i);
+      value += weights[position - first] * Read(args.v_pages, args.v_scales, block, kv_head, position % block_size, i);
     }
     At<float>(args.out, token, head * v_head_dim + i) = static_cast<float>(value / sum);
   }

@@ -60,10 +60,38 @@ MOED_ALWAYS_INLINE void Transpose(VecF32 (&rows)[kLanes]) {
   }
 }
 
+// Where the rows of a tile lie, and what they are multiplied by where they are integers.
+template <typename T>
+struct CacheRows {
+  const T* rows[kTilePositions];
+
+  MOED_ALWAYS_INLINE void Set(int i, const TensorView& pages, const TensorView& /*scales*/, int64_t row) {
+    rows[i] = pages.As<T>() + row * pages.stride(2);
+  }
+  MOED_ALWAYS_INLINE void Copy(int from, int to) { rows[to] = rows[from]; }
+  MOED_ALWAYS_INLINE VecF32 Scaled(int /*position*/, VecF32 value) const { return value; }
+};
+template <>
+struct CacheRows<int8_t> {
+  const int8_t* rows[kTilePositions];
+  float scales[kTilePositions];
+
+  MOED_ALWAYS_INLINE void Set(int i, const TensorView& pages, const TensorView& page_scales, int64_t row) {
+    rows[i] = pages.As<int8_t>() + row * pages.stride(2);
+    scales[i] = page_scales.As<float>()[row];
+  }
+  MOED_ALWAYS_INLINE void Copy(int from, int to) {
+    rows[to] = rows[from];
+    scales[to] = scales[from];
+  }
+  MOED_ALWAYS_INLINE VecF32 Scaled(int position, VecF32 value) const { return value * scales[position]; }
+};
+
 // Keys of one tile: rows[position] to keys[d][position], in float. Positions outside `range` get any numbers. Meanwhile
 // the rows of the next tile, which lie anywhere in memory, are asked for.
 template <typename T>
-void PackKeys(const T* const* rows, TileRange range, int64_t head_dim, const T* const* next_rows, float* keys) {
+void PackKeys(const CacheRows<T>& from, TileRange range, int64_t head_dim, const T* const* next_rows, float* keys) {
+  const T* const* const rows = from.rows;
   constexpr int64_t kLineElements = 64 / static_cast<int64_t>(sizeof(T));
   for (int position = range.begin / kLanes * kLanes; position < range.end; position += kLanes) {
     for (int64_t d = 0; d < head_dim; d += kLanes) {
@@ -77,6 +105,7 @@ void PackKeys(const T* const* rows, TileRange range, int64_t head_dim, const T* 
       } else {
         for (int i = 0; i < kLanes; ++i) square[i] = LoadFirst(rows[position + i] + d, n);
       }
+      for (int i = 0; i < kLanes; ++i) square[i] = from.Scaled(position + i, square[i]);
       Transpose(square);
       for (int i = 0; i < n; ++i) Store(keys + (d + i) * kTilePositions + position, square[i]);
     }
@@ -85,16 +114,16 @@ void PackKeys(const T* const* rows, TileRange range, int64_t head_dim, const T* 
 
 // Values of one tile: rows[position] to values[position][padded_dim], in float, with zeros after head_dim.
 template <typename T>
-void PackValues(const T* const* rows, TileRange range, int64_t head_dim, int64_t padded_dim, const T* const* next_rows,
-                float* values) {
+void PackValues(const CacheRows<T>& from, TileRange range, int64_t head_dim, int64_t padded_dim,
+                const T* const* next_rows, float* values) {
   constexpr int64_t kLineElements = 64 / static_cast<int64_t>(sizeof(T));
   for (int position = range.begin; position < range.end; ++position) {
     for (int64_t d = 0; d < head_dim; d += kLineElements) PrefetchL2(next_rows[position] + d);
-    const T* row = rows[position];
+    const T* row = from.rows[position];
     float* out = values + position * padded_dim;
     int64_t d = 0;
-    for (; d + kLanes <= head_dim; d += kLanes) Store(out + d, Load(row + d));
-    if (d < head_dim) Store(out + d, LoadFirst(row + d, head_dim - d));
+    for (; d + kLanes <= head_dim; d += kLanes) Store(out + d, from.Scaled(position, Load(row + d)));
+    if (d < head_dim) Store(out + d, from.Scaled(position, LoadFirst(row + d, head_dim - d)));
   }
 }
 

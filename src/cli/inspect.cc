@@ -153,7 +153,8 @@ Command AddInspectCommand(CLI::App* app) {
   flags->table.Add("model", &flags->model_dir, "Folder or GGUF file of the model, or its name on the Hub");
   flags->table.Add("load_format", &flags->load_format, "dummy for a folder with config.json only");
   flags->table.Add("dtype", &flags->dtype, "Plan for weights in auto, fp32, bf16");
-  flags->table.Add("kv_cache_dtype", &flags->kv_cache_dtype, "Plan for keys and values in auto, fp32, bf16, fp16");
+  flags->table.Add("kv_cache_dtype", &flags->kv_cache_dtype,
+                   "Plan for keys and values in auto, fp32, bf16, fp16, int8");
   flags->table.Add("max_num_seqs", &flags->max_num_seqs, "Plan for so many sequences at once");
   flags->table.AddFlags(command);
   return {command, [flags] { return Inspect(flags.get()); }};

@@ -80,7 +80,8 @@ absl::Status ParseOption(std::string_view text, std::optional<uint64_t>* field) 
 
 absl::Status ParseOption(std::string_view text, std::optional<DType>* field) {
   const std::optional<DType> dtype = ParseDType(text);
-  if (!dtype && text != "auto") return InvalidArgument("\"{}\" is not a dtype; known are auto, fp32, bf16, fp16", text);
+  if (!dtype && text != "auto")
+    return InvalidArgument("\"{}\" is not a dtype; known are auto, fp32, bf16, fp16, int8", text);
   *field = dtype;
   return absl::OkStatus();
 }

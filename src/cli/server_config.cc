@@ -28,7 +28,8 @@ void ServerConfig::AddModelOptions(OptionTable* table) {
   table->Add("seed", &seed, "Of draws for requests that name no seed, and of dummy weights: a number, or random");
 
   table->BeginGroup("Cache");
-  table->Add("kv_cache_dtype", &engine.kv_cache_dtype, "What keys and values are kept in: auto, fp32, bf16, fp16");
+  table->Add("kv_cache_dtype", &engine.kv_cache_dtype,
+             "What keys and values are kept in: auto, fp32, bf16, fp16, int8");
   table->Add(
       "kv_cache_memory", &engine.kv_cache_bytes,
       "Memory for keys and values, like 8GiB; 0: for max_num_seqs whole contexts, at most a quarter of what is free");

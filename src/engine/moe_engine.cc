@@ -145,8 +145,11 @@ absl::Status MoeEngine::LoadModel(const MoeEngineOptions& options, Checkpoint& c
 
 absl::Status MoeEngine::CreateCache(const MoeEngineOptions& options) {
   const DType dtype = options.kv_cache_dtype.value_or(decoder_->weights().dtype());
-  if (dtype != DType::kF32 && dtype != DType::kBF16 && dtype != DType::kF16) {
-    return Unimplemented("kv_cache_dtype {} is not supported; fp32, bf16 and fp16 are", DTypeName(dtype));
+  if (dtype != DType::kF32 && dtype != DType::kBF16 && dtype != DType::kF16 && dtype != DType::kI8) {
+    return Unimplemented("kv_cache_dtype {} is not supported; fp32, bf16, fp16 and int8 are", DTypeName(dtype));
+  }
+  if (dtype == DType::kI8 && ctx_.device.type == DeviceType::kCuda) {
+    return Unimplemented("kv_cache_dtype int8 is not supported on CUDA; fp32, bf16 and fp16 are");
   }
   const std::vector<CacheSpec> specs = CacheSpecs(decoder_->config(), dtype);
   uint64_t bytes_per_position = 0;

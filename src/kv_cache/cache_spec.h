@@ -18,15 +18,16 @@ struct CacheSpec {
   // The first v_head_dim elements of a key are its value, kept once: the compressed latent of MLA, to which the rotary
   // key is appended (DeepSeek-V2, arXiv:2405.04434).
   bool v_in_k = false;
-  int32_t window = 0;  // only the last `window` positions are read; 0: all
-  DType dtype = DType::kF32;
+  int32_t window = 0;         // only the last `window` positions are read; 0: all
+  DType dtype = DType::kF32;  // kI8: integers with a float a row (head and position) that they are multiplied by
 
   friend bool operator==(const CacheSpec&, const CacheSpec&) = default;
 
   // Of one position in one layer.
   int64_t bytes_per_position() const {
     const int64_t elements = v_in_k ? k_head_dim : k_head_dim + v_head_dim;
-    return num_kv_heads * elements * static_cast<int64_t>(DTypeSize(dtype));
+    const int64_t scales = dtype == DType::kI8 ? (v_in_k ? 1 : 2) : 0;
+    return num_kv_heads * (elements * static_cast<int64_t>(DTypeSize(dtype)) + scales * int64_t{sizeof(float)});
   }
 };
 

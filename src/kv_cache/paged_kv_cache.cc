@@ -30,21 +30,26 @@ absl::StatusOr<PagedKvCache> PagedKvCache::Create(std::span<const CacheSpec> spe
   for (size_t g = 0; g < cache.groups_.size(); ++g) {
     const CacheSpec& spec = cache.groups_[g].spec;
     for (int32_t layer : cache.groups_[g].layers) {
-      LayerCache& pages = cache.layers_[layer];
-      pages.group = static_cast<int32_t>(g);
-      pages.k_pages =
-          TensorView(nullptr, {num_blocks, spec.num_kv_heads, block_size, spec.k_head_dim}, spec.dtype, device);
-      MOED_RETURN_IF_ERROR(cache.Allocate(&pages.k_pages));
-      if (spec.v_in_k) {
-        pages.v_pages = pages.k_pages.Columns(0, spec.v_head_dim);
-        continue;
-      }
-      pages.v_pages =
-          TensorView(nullptr, {num_blocks, spec.num_kv_heads, block_size, spec.v_head_dim}, spec.dtype, device);
-      MOED_RETURN_IF_ERROR(cache.Allocate(&pages.v_pages));
+      cache.layers_[layer].group = static_cast<int32_t>(g);
+      MOED_RETURN_IF_ERROR(cache.AllocateLayer(spec, device, &cache.layers_[layer]));
     }
   }
   return cache;
+}
+
+absl::Status PagedKvCache::AllocateLayer(const CacheSpec& spec, Device device, LayerCache* layer) {
+  const auto allocate = [&](int32_t head_dim, TensorView* pages, TensorView* scales) -> absl::Status {
+    *pages = TensorView(nullptr, {num_blocks_, spec.num_kv_heads, block_size_, head_dim}, spec.dtype, device);
+    MOED_RETURN_IF_ERROR(Allocate(pages));
+    if (spec.dtype != DType::kI8) return absl::OkStatus();
+    *scales = TensorView(nullptr, {num_blocks_, spec.num_kv_heads, block_size_}, DType::kF32, device);
+    return Allocate(scales);
+  };
+  MOED_RETURN_IF_ERROR(allocate(spec.k_head_dim, &layer->k_pages, &layer->k_scales));
+  if (!spec.v_in_k) return allocate(spec.v_head_dim, &layer->v_pages, &layer->v_scales);
+  layer->v_pages = layer->k_pages.Columns(0, spec.v_head_dim);
+  layer->v_scales = layer->k_scales;
+  return absl::OkStatus();
 }
 
 absl::Status PagedKvCache::Allocate(TensorView* pages) {
@@ -62,8 +67,10 @@ int64_t PagedKvCache::BytesPerBlock(int32_t group) const {
 
 void PagedKvCache::CopyBlock(int32_t group, int32_t source, int32_t destination) {
   for (int32_t layer : groups_[group].layers) {
-    for (const TensorView* pages : {&layers_[layer].k_pages, &layers_[layer].v_pages}) {
-      if (groups_[group].spec.v_in_k && pages == &layers_[layer].v_pages) continue;  // a part of the keys
+    const LayerCache& cache = layers_[layer];
+    for (const TensorView* pages : {&cache.k_pages, &cache.k_scales, &cache.v_pages, &cache.v_scales}) {
+      const bool in_keys = pages == &cache.v_pages || pages == &cache.v_scales;
+      if (pages->empty() || (groups_[group].spec.v_in_k && in_keys)) continue;
       const size_t bytes = pages->num_bytes() / num_blocks_;
       char* base = pages->As<char>();
       std::memcpy(base + destination * bytes, base + source * bytes, bytes);

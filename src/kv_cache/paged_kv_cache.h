@@ -17,6 +17,8 @@ struct LayerCache {
   int32_t group = 0;
   TensorView k_pages;  // spec.dtype [num_blocks, num_kv_heads, block_size, k_head_dim]
   TensorView v_pages;  // spec.dtype [num_blocks, num_kv_heads, block_size, v_head_dim]; with v_in_k a part of k_pages
+  // f32 [num_blocks, num_kv_heads, block_size], with integers alone; with v_in_k one and the same
+  TensorView k_scales, v_scales;
 };
 
 // Allocated once; not thread-safe (the engine's thread owns it).
@@ -40,6 +42,7 @@ class PagedKvCache {
 
  private:
   PagedKvCache() = default;
+  absl::Status AllocateLayer(const CacheSpec& spec, Device device, LayerCache* layer);
   absl::Status Allocate(TensorView* pages);
 
   int32_t block_size_ = 0;

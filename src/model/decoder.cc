@@ -126,6 +126,8 @@ kernels::PagedAttentionArgs AttentionArgs(const ModelConfig& config, const Decod
   kernels::PagedAttentionArgs args;
   args.k_pages = cache.k_pages;
   args.v_pages = cache.v_pages;
+  args.k_scales = cache.k_scales;
+  args.v_scales = cache.v_scales;
   args.query_starts = batch.query_starts;
   args.context_lens = batch.context_lens;
   args.block_starts = group.block_starts;
@@ -174,9 +176,13 @@ void TransformerDecoder::GroupedQueryAttention(const ExecContext& ctx, const Dec
                       .cos_sin = rope_.cos_sin(),
                       .interleaved = config_.rope.interleaved});
   if (config.qk_norm && config.qk_norm_after_rope) qk_norm();
-  kernels::KvWrite(
-      ctx,
-      {.k = k, .v = v, .slots = batch.groups[cache.group].slots, .k_pages = cache.k_pages, .v_pages = cache.v_pages});
+  kernels::KvWrite(ctx, {.k = k,
+                         .v = v,
+                         .slots = batch.groups[cache.group].slots,
+                         .k_pages = cache.k_pages,
+                         .v_pages = cache.v_pages,
+                         .k_scales = cache.k_scales,
+                         .v_scales = cache.v_scales});
   kernels::PagedAttentionArgs attention = AttentionArgs(config_, batch, cache, layer);
   attention.q = q;
   attention.sinks = weights.sinks;

@@ -52,7 +52,12 @@ void LatentAttention(const ExecContext& ctx, const AttentionConfig& config, bool
                       .cos_sin = step.cos_sin,
                       .interleaved = interleaved,
                       .q_out = absorbed.Columns(rank, cached)});
-  kernels::KvWrite(ctx, {.k = key, .v = {}, .slots = step.slots, .k_pages = step.attention.k_pages, .v_pages = {}});
+  kernels::KvWrite(ctx, {.k = key,
+                         .v = {},
+                         .slots = step.slots,
+                         .k_pages = step.attention.k_pages,
+                         .v_pages = {},
+                         .k_scales = step.attention.k_scales});
 
   const TensorView values = ctx.workspace->Tensor({tokens, heads * rank});
   kernels::PagedAttentionArgs attention = step.attention;

@@ -190,6 +190,9 @@ INSTANTIATE_TEST_SUITE_P(
         Variant{"fp32", kConfig, kElements, DType::kF32, DType::kF32, 2},
         Variant{"bf16", kConfig, kElements, DType::kBF16, DType::kBF16, 2},
         Variant{"bf16_kv_fp16", kConfig, kElements, DType::kBF16, DType::kF16, 3},
+        // Integers, and floats that they are multiplied by: of keys and values, and of the latent.
+        Variant{"kv_int8", kConfig, kElements + 3 * 2 * 2 * 4, DType::kBF16, DType::kI8, 2},
+        Variant{"latent_kv_int8", kLatentConfig, kLatentElements + 3 * 4, DType::kBF16, DType::kI8, 3},
         Variant{"latent_fp32", kLatentConfig, kLatentElements, DType::kF32, DType::kF32, 2},
         Variant{"latent_bf16", kLatentConfig, kLatentElements, DType::kBF16, DType::kBF16, 3},
         Variant{"int8", kConfig, kElements, DType::kBF16, DType::kBF16, 2, AllIn(kernels::WeightFormat::Int8())},

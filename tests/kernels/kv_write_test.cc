@@ -37,15 +37,25 @@ struct Problem {
 struct Pages {
   Pages(DType dtype, int64_t k_dim, int64_t v_dim, int64_t block_size)
       : k({Problem::kBlocks, Problem::kKvHeads, block_size, k_dim}, dtype),
-        v({Problem::kBlocks, Problem::kKvHeads, block_size, v_dim}, dtype) {
-    test::FillConstant(k, 7);
-    test::FillConstant(v, 7);
+        v({Problem::kBlocks, Problem::kKvHeads, block_size, v_dim}, dtype),
+        k_scales({Problem::kBlocks, Problem::kKvHeads, block_size}),
+        v_scales({Problem::kBlocks, Problem::kKvHeads, block_size}) {
+    for (const TestTensor* tensor : {&k, &v, &k_scales, &v_scales}) test::FillConstant(*tensor, 7);
   }
   void SetOn(KvWriteArgs* args) const {
     args->k_pages = k;
     args->v_pages = v;
+    if (k.view().dtype != DType::kI8) return;
+    args->k_scales = k_scales;
+    args->v_scales = v_scales;
   }
-  TestTensor k, v;
+  void ExpectIdentical(const Pages& expected) const {
+    EXPECT_TRUE(test::BitIdentical(k, expected.k));
+    EXPECT_TRUE(test::BitIdentical(v, expected.v));
+    EXPECT_TRUE(test::BitIdentical(k_scales, expected.k_scales));
+    EXPECT_TRUE(test::BitIdentical(v_scales, expected.v_scales));
+  }
+  TestTensor k, v, k_scales, v_scales;
 };
 
 // dtype of the pages, (k_head_dim, v_head_dim), block_size
@@ -67,14 +77,13 @@ TEST_P(KvWriteTest, EqualsReferenceAndTouchesNothingElse) {
       const Pages pages(dtype, k_dim, v_dim, block_size);
       pages.SetOn(&problem.args);
       KvWrite(ctx, problem.args);
-      EXPECT_TRUE(test::BitIdentical(pages.k, expected.k));
-      EXPECT_TRUE(test::BitIdentical(pages.v, expected.v));
+      pages.ExpectIdentical(expected);
     });
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, KvWriteTest,
-                         testing::Combine(testing::Values(DType::kF32, DType::kBF16, DType::kF16),
+                         testing::Combine(testing::Values(DType::kF32, DType::kBF16, DType::kF16, DType::kI8),
                                           testing::Values(std::pair<int64_t, int64_t>(64, 64),
                                                           std::pair<int64_t, int64_t>(24, 17),
                                                           std::pair<int64_t, int64_t>(1, 130)),
@@ -130,6 +139,27 @@ TEST(KvWriteRoundingTest, ToNearestEven) {
       }
     });
   }
+}
+
+// The largest magnitude becomes 127; a row of zeros stays one; what is not finite shows in the scale.
+TEST(KvWriteRoundingTest, ToIntegersWithAScale) {
+  const TestTensor k({4, 1, 4}), slots({4}, DType::kI64);
+  const float rows[4][4] = {{1.0f, -2.54f, 0.03f, 0.0101f}, {0, 0, -0.0f, 0}, {1, NAN, 3, 4}, {-INFINITY, 2, 3, 4}};
+  std::memcpy(k.As<float>(), rows, sizeof(rows));
+  for (int64_t i = 0; i < 4; ++i) slots.As<int64_t>()[i] = i;
+  test::ForEachCpuBody([&](const ExecContext& ctx) {
+    const TestTensor pages({1, 1, 4, 4}, DType::kI8), scales({1, 1, 4});
+    const KvWriteArgs args = {
+        .k = k, .v = k, .slots = slots, .k_pages = pages, .v_pages = pages, .k_scales = scales, .v_scales = scales};
+    ASSERT_TRUE(Check(args).ok()) << Check(args);
+    KvWrite(ctx, args);
+    EXPECT_THAT(std::vector<int>(pages.As<int8_t>(), pages.As<int8_t>() + 8),
+                testing::ElementsAre(50, -127, 2, 1, 0, 0, 0, 0));
+    EXPECT_FLOAT_EQ(scales.As<float>()[0], 0.02f);
+    EXPECT_EQ(scales.As<float>()[1], 0.0f);
+    EXPECT_TRUE(std::isnan(scales.As<float>()[2]));
+    EXPECT_TRUE(std::isnan(scales.As<float>()[3]));
+  });
 }
 
 TEST(KvWriteCheckTest, NamesWhatIsWrong) {

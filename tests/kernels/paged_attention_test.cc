@@ -78,7 +78,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Shape{4, 4, 32, 32, 16, DType::kBF16, 10}, Shape{6, 2, 32, 48, 16, DType::kF32, 100, true},
                     Shape{3, 1, 192, 128, 16, DType::kF32, 0, true}, Shape{1, 1, 16, 16, 16, DType::kF32, 64},
                     Shape{16, 1, 576, 512, 16, DType::kBF16, 0, false, true},
-                    Shape{5, 1, 43, 33, 8, DType::kF16, 0, false, true},
+                    Shape{5, 1, 43, 33, 8, DType::kF16, 0, false, true}, Shape{8, 2, 64, 64, 16, DType::kI8},
+                    Shape{3, 3, 20, 33, 8, DType::kI8, 100, true}, Shape{5, 1, 43, 33, 16, DType::kI8, 0, false, true},
                     Shape{4, 2, 21, 20, 16, DType::kF32, 90, true, true}, Shape{140, 1, 8, 4, 32, DType::kF32, 1}));
 
 // A long context of one token, cut among threads.
@@ -160,7 +161,7 @@ TEST(PagedAttentionCheckTest, NamesWhatIsWrong) {
   PagedAttentionArgs args = good;
   args.q = q.view().Columns(0, 7);
   EXPECT_THAT(Message(Check(args)),
-              HasSubstr("k_pages is fp32[5, 2, 4, 8]; it must be fp32 or bf16 or fp16[any, any, any, 7]"));
+              HasSubstr("k_pages is fp32[5, 2, 4, 8]; it must be fp32 or bf16 or fp16 or int8[any, any, any, 7]"));
   args = good;
   args.q.shape[1] = 3;
   EXPECT_THAT(Message(Check(args)), HasSubstr("q has 3 heads; they must be a multiple of the 2 of k_pages"));

@@ -47,8 +47,13 @@ class Cache {
     const int64_t pages = num_blocks + 2;
     k_pages_ = test::TestTensor({pages, shape.num_kv_heads, shape.block_size, shape.k_head_dim}, shape.dtype);
     v_pages_ = test::TestTensor({pages, shape.num_kv_heads, shape.block_size, shape.v_head_dim}, shape.dtype);
-    test::FillConstant(k_pages_, NAN);
-    test::FillConstant(v_pages_, NAN);
+    k_scales_ = test::TestTensor({pages, shape.num_kv_heads, shape.block_size});
+    v_scales_ = test::TestTensor({pages, shape.num_kv_heads, shape.block_size});
+    const bool integers = shape.dtype == DType::kI8;
+    for (const test::TestTensor* tensor : {&k_pages_, &v_pages_, &k_scales_, &v_scales_}) {
+      const bool scales = tensor == &k_scales_ || tensor == &v_scales_;
+      test::FillConstant(*tensor, integers && !scales ? 100 : NAN);
+    }
     for (const int64_t length : lengths) {
       blocks_.emplace_back(free_blocks.end() - BlocksOf(length), free_blocks.end());
       free_blocks.resize(free_blocks.size() - BlocksOf(length));
@@ -98,6 +103,10 @@ class Cache {
     args.q = rows.view().Columns(0, q_width).SplitLast(shape_.num_heads, shape_.k_head_dim);
     args.k_pages = k_pages_;
     args.v_pages = shape_.v_in_k ? k_pages_.view().Columns(0, shape_.v_head_dim) : v_pages_.view();
+    if (shape_.dtype == DType::kI8) {
+      args.k_scales = k_scales_;
+      args.v_scales = shape_.v_in_k ? k_scales_.view() : v_scales_.view();
+    }
     args.query_starts = query_starts;
     args.context_lens = context_lens;
     args.block_starts = block_starts;
@@ -126,13 +135,21 @@ class Cache {
       for (int64_t head = 0; head < shape_.num_kv_heads; ++head) {
         const int64_t row = (blocks[position / shape_.block_size] * shape_.num_kv_heads + head) * shape_.block_size +
                             position % shape_.block_size;
+        if (shape_.dtype == DType::kI8) {
+          const test::TestTensor& scales = pages == &k_pages_ ? k_scales_ : v_scales_;
+          test::SetElement(scales, row, random.Uniform(0.01, 0.03));
+          for (int64_t d = 0; d < dim; ++d) {
+            test::SetElement(*pages, row * dim + d, static_cast<double>(random.Int(-127, 127)));
+          }
+          continue;
+        }
         for (int64_t d = 0; d < dim; ++d) test::SetElement(*pages, row * dim + d, random.Normal());
       }
     }
   }
 
   Shape shape_;
-  test::TestTensor k_pages_, v_pages_, sinks_;
+  test::TestTensor k_pages_, v_pages_, k_scales_, v_scales_, sinks_;
   std::vector<std::vector<int32_t>> blocks_;
   std::vector<test::TestTensor> queries_;  // [length, num_heads, k_head_dim] of each sequence
 };
