@@ -257,7 +257,7 @@ __device__ __forceinline__ void SortPairs(const GatingParameters& p, int* memory
   });
 }
 
-__global__ void __launch_bounds__(kWarps * 32) ChooseKernel(GatingParameters p) {
+__global__ void __launch_bounds__(kWarps * 32, 2) ChooseKernel(GatingParameters p) {
   MOED_DYNAMIC_SHARED(char, memory);
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int num_warps = static_cast<int>(blockDim.x) / 32;

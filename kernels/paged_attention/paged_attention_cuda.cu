@@ -9,6 +9,8 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
+// Told to the compiler, which otherwise spills registers to fit still more blocks onto a multiprocessor.
+constexpr int kMinBlocks = 4;
 constexpr int kMaxGroup = 8;
 constexpr int kSplitPositions = 256;
 // From so many blocks on, cutting the positions too would only cost memory traffic.
@@ -192,7 +194,7 @@ __device__ __forceinline__ void AttendSplit(const AttentionParameters<T>& p, con
 
 // Grid: token, (KV head, kGroup of its query heads), splits_a_block splits.
 template <typename T, int kGroup>
-__global__ void __launch_bounds__(kThreads) AttendKernel(AttentionParameters<T> p) {
+__global__ void __launch_bounds__(kThreads, kMinBlocks) AttendKernel(AttentionParameters<T> p) {
   MOED_DYNAMIC_SHARED(int64_t, memory);
   const SharedLayout<kGroup> shared(memory, p.k_head_dim, p.v_head_dim);
   const int thread = static_cast<int>(threadIdx.x);
