@@ -35,8 +35,8 @@ inline constexpr IntRange kNotNegative = {0, std::numeric_limits<int32_t>::max()
 //   model.num_kv_heads = config.IntOr("num_key_value_heads", model.num_heads, kPositive);
 //   MOED_RETURN_IF_ERROR(config.status());
 //
-// Errors are INVALID_ARGUMENT: 'config.json: num_experts is "x"; it must be an integer from 1 to 2147483647'. A key whose
-// value is null counts as absent, as in Python. Copies share the error. Not thread-safe.
+// Errors are INVALID_ARGUMENT: 'config.json: num_experts is "x"; it must be an integer from 1 to 2147483647'. A key
+// whose value is null counts as absent, as in Python. Copies share the error. Not thread-safe.
 class ConfigReader {
  public:
   // `file` must outlive the reader.

@@ -263,7 +263,7 @@ void MoeEngine::Sample(const StepPlan& plan, const TensorView& logits, StepResul
       const std::span<float> values(logits.As<float>() + static_cast<int64_t>(r) * vocab, vocab);
       std::vector<float> kept;
       if (row.return_logits) kept.assign(values.begin(), values.end());
-      if (row.sample) result->rows[r] = SampleRow(values, &slots_[plan.slots[row.sequence]]);
+      if (row.sample) result->rows[r] = SampleRow(ctx_, values, &slots_[plan.slots[row.sequence]]);
       result->rows[r].logits = std::move(kept);
     }
   });

@@ -2,34 +2,64 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
+#include <numeric>
 
 #include "engine/philox.h"
+#include "kernels/sampling/logit_row.h"
 
 namespace moed {
 namespace {
 
 constexpr float kBarred = -std::numeric_limits<float>::infinity();
 
-// A token that may be drawn and its logit, the temperature in it.
+// A token that may be chosen, and its logit or its weight in the softmax.
 struct Candidate {
   int32_t id;
-  float logit;
+  float value;
 };
 
 // Most likely first; ties by lower id, so that the order is one.
-bool Before(const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
+bool Before(const Candidate& a, const Candidate& b) { return a.value > b.value || (a.value == b.value && a.id < b.id); }
 
-int32_t ArgMax(std::span<const float> logits) {
-  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+struct Maximum {
+  float value;
+  int32_t id;  // the first of equals
+  bool all_finite;
+};
+
+Maximum MaximumOf(const ExecContext& ctx, std::span<const float> logits) {
+  Maximum maximum = {};
+  int32_t finite = 0;
+  kernels::cpu::RowMaximum(ctx, {.x = TensorView::Of(logits.data(), {std::ssize(logits)}),
+                                 .max = TensorView::Of(&maximum.value, {1}),
+                                 .index = TensorView::Of(&maximum.id, {1}),
+                                 .finite = TensorView::Of(&finite, {1})});
+  maximum.all_finite = finite != 0;
+  return maximum;
 }
 
-// log(sum(exp(logits))), in double: sums over a vocabulary in float lose digits.
-double LogSumExp(std::span<const float> logits, float max) {
-  double sum = 0.0;
-  for (float logit : logits) sum += std::exp(static_cast<double>(logit - max));
-  return max + std::log(sum);
-}
+// What the entries of a row weigh in the softmax, relative to the most likely one.
+struct Weights {
+  static constexpr size_t kBlock = kernels::SoftmaxWeightsArgs::kBlock;
+
+  std::span<const float> all;
+  std::vector<float> block_sums;
+  double total = 0.0;  // of float sums of short blocks, in double: a sum over a vocabulary in float loses digits
+
+  // out: [vocab], which keeps the weights; may be the logits.
+  Weights(const ExecContext& ctx, std::span<const float> logits, float max, float temperature, std::span<float> out)
+      : all(out), block_sums((logits.size() + kBlock - 1) / kBlock) {
+    kernels::cpu::SoftmaxWeights(
+        ctx, {.x = TensorView::Of(logits.data(), {std::ssize(logits)}),
+              .max = max,
+              .inverse_temperature = std::min(1.0f / temperature, std::numeric_limits<float>::max()),
+              .weights = TensorView::Of(out.data(), {std::ssize(out)}),
+              .block_sums = TensorView::Of(block_sums.data(), {std::ssize(block_sums)})});
+    total = std::accumulate(block_sums.begin(), block_sums.end(), 0.0);
+  }
+};
 
 // The best n, in order.
 std::vector<Candidate> Best(std::span<const float> logits, size_t n) {
@@ -39,7 +69,7 @@ std::vector<Candidate> Best(std::span<const float> logits, size_t n) {
   for (size_t i = 0; i < logits.size(); ++i) {
     const Candidate candidate{static_cast<int32_t>(i), logits[i]};
     if (heap.size() == n) {
-      if (!Before(candidate, heap.front())) continue;
+      if (!(candidate.value > heap.front().value)) continue;  // of equals the one with the lower id is there already
       std::pop_heap(heap.begin(), heap.end(), Before);
       heap.back() = candidate;
     } else {
@@ -51,71 +81,114 @@ std::vector<Candidate> Best(std::span<const float> logits, size_t n) {
   return heap;
 }
 
-// The most likely candidates, in order, that together reach top_p of the probability of all.
-std::vector<Candidate> Nucleus(std::vector<Candidate> all, float max, double top_p) {
-  double total = 0.0;
-  for (const Candidate& c : all) total += std::exp(static_cast<double>(c.logit - max));
-  const double wanted = top_p * total;
+// Leaves the most likely candidates, in order, that together reach `wanted`, a part of the sum of all.
+void KeepNucleus(double wanted, std::vector<Candidate>* candidates) {
   double reached = 0.0;
   // Sort only as many as needed: usually a few hundred of a vocabulary.
   size_t sorted = 0;
-  for (size_t piece = 256; sorted < all.size(); piece *= 8) {
-    const size_t end = std::min(all.size(), sorted + piece);
-    std::partial_sort(all.begin() + sorted, all.begin() + end, all.end(), Before);
+  for (size_t piece = 256; sorted < candidates->size(); piece *= 8) {
+    const auto begin = candidates->begin();
+    const size_t end = std::min(candidates->size(), sorted + piece);
+    std::partial_sort(begin + sorted, begin + end, candidates->end(), Before);
     for (; sorted < end; ++sorted) {
-      reached += std::exp(static_cast<double>(all[sorted].logit - max));
+      reached += static_cast<double>((*candidates)[sorted].value);
       if (reached >= wanted) {
-        all.resize(sorted + 1);
-        return all;
+        candidates->resize(sorted + 1);
+        return;
       }
     }
   }
-  return all;
+}
+
+// The best top_k with their weights.
+std::vector<Candidate> TopK(std::span<const float> logits, const SamplingParams& params) {
+  std::vector<Candidate> candidates = Best(logits, params.top_k);
+  const float max = candidates.front().value;
+  for (Candidate& c : candidates) {
+    c.value = static_cast<float>(std::exp(static_cast<double>(c.value - max) / params.temperature));
+  }
+  return candidates;
+}
+
+// Those that weigh at least `least`.
+std::vector<Candidate> NotBelow(std::span<const float> weights, float least) {
+  std::vector<Candidate> candidates;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i] >= least) candidates.push_back({static_cast<int32_t>(i), weights[i]});
+  }
+  return candidates;
 }
 
 // Inverse of the cumulative distribution over the candidates in their order.
-int32_t Draw(std::span<const Candidate> candidates, float max, double uniform) {
+int32_t Draw(std::span<const Candidate> candidates, double uniform) {
   double total = 0.0;
-  for (const Candidate& c : candidates) total += std::exp(static_cast<double>(c.logit - max));
+  for (const Candidate& c : candidates) total += static_cast<double>(c.value);
   double left = uniform * total;
+  int32_t last = candidates.front().id;  // that has any probability: rounding may leave a crumb
   for (const Candidate& c : candidates) {
-    left -= std::exp(static_cast<double>(c.logit - max));
-    if (left < 0.0) return c.id;
+    if (c.value == 0.0f) continue;
+    last = c.id;
+    left -= static_cast<double>(c.value);
+    if (left < 0.0) break;
   }
-  // Rounding left a crumb: the last one that has any probability.
-  for (size_t i = candidates.size(); i-- > 0;) {
-    if (candidates[i].logit != kBarred) return candidates[i].id;
-  }
-  return candidates.front().id;
+  return last;
 }
 
-int32_t SampleToken(std::span<float> logits, const SamplerSlot& slot) {
-  const SamplingParams& params = slot.params();
-  if (params.greedy()) return ArgMax(logits);
-  const float inverse_temperature = 1.0f / params.temperature;
-  for (float& logit : logits) logit *= inverse_temperature;
+// The same over all entries, in the order of their ids: first the block, then the entry.
+int32_t Draw(const Weights& weights, double uniform) {
+  double left = uniform * weights.total;
+  size_t block = 0, last_block = 0;
+  for (size_t i = 0; i < weights.block_sums.size(); ++i) {
+    if (weights.block_sums[i] == 0.0f) continue;
+    block = last_block = i;
+    if (left < weights.block_sums[i]) break;
+    left -= weights.block_sums[i];
+    block = weights.block_sums.size();
+  }
+  block = std::min(block, last_block);
+  const size_t begin = block * Weights::kBlock, end = std::min(weights.all.size(), begin + Weights::kBlock);
+  int32_t last = static_cast<int32_t>(begin);
+  for (size_t i = begin; i < end; ++i) {
+    if (weights.all[i] == 0.0f) continue;
+    last = static_cast<int32_t>(i);
+    left -= static_cast<double>(weights.all[i]);
+    if (left < 0.0) break;
+  }
+  return last;
+}
 
-  const float max = *std::max_element(logits.begin(), logits.end());
+int32_t SampleToken(const ExecContext& ctx, std::span<float> logits, const SamplerSlot& slot) {
+  const SamplingParams& params = slot.params();
+  const double uniform = params.greedy() ? 0.0 : PhiloxUniform(slot.seed(), slot.num_generated());
   std::vector<Candidate> candidates;
-  if (params.top_k > 0 && static_cast<size_t>(params.top_k) < logits.size()) {
-    candidates = Best(logits, params.top_k);
-  } else {
-    candidates.reserve(logits.size());
-    for (size_t i = 0; i < logits.size(); ++i) candidates.push_back({static_cast<int32_t>(i), logits[i]});
+  if (!params.greedy() && params.top_k > 0 && static_cast<size_t>(params.top_k) < logits.size()) {
+    candidates = TopK(logits, params);
+    if (params.top_p < 1.0f) {
+      double total = 0.0;
+      for (const Candidate& c : candidates) total += static_cast<double>(c.value);
+      KeepNucleus(static_cast<double>(params.top_p) * total, &candidates);
+    }
+    std::erase_if(candidates, [&](const Candidate& c) { return c.value < params.min_p; });
+    return Draw(candidates, uniform);
   }
-  if (params.top_p < 1.0f) candidates = Nucleus(std::move(candidates), max, params.top_p);
-  if (params.min_p > 0.0f) {
-    const float floor = max + std::log(params.min_p);
-    std::erase_if(candidates, [floor](const Candidate& c) { return c.logit < floor; });
-  }
-  return Draw(candidates, max, PhiloxUniform(slot.seed(), slot.num_generated()));
+  const Maximum maximum = MaximumOf(ctx, logits);
+  if (params.greedy() || maximum.value == kBarred) return maximum.id;
+  const Weights weights(ctx, logits, maximum.value, params.temperature, logits);
+  if (params.top_p >= 1.0f && params.min_p <= 0.0f) return Draw(weights, uniform);
+  if (params.top_p >= 1.0f) return Draw(NotBelow(weights.all, params.min_p), uniform);
+  // Those below this weigh less than 1 - top_p all together: the nucleus is full before the first of them.
+  const double outside = (1.0 - static_cast<double>(params.top_p)) * weights.total;
+  candidates = NotBelow(weights.all, static_cast<float>(0.999 * outside / static_cast<double>(logits.size())));
+  KeepNucleus(static_cast<double>(params.top_p) * weights.total, &candidates);
+  std::erase_if(candidates, [&](const Candidate& c) { return c.value < params.min_p; });
+  return Draw(candidates, uniform);
 }
 
 TokenLogprobs Logprobs(std::span<const float> logits, const std::vector<Candidate>& best, double log_sum,
                        int32_t token) {
   TokenLogprobs result;
   result.chosen = {token, static_cast<float>(logits[token] - log_sum)};
-  for (const Candidate& c : best) result.top.push_back({c.id, static_cast<float>(c.logit - log_sum)});
+  for (const Candidate& c : best) result.top.push_back({c.id, static_cast<float>(c.value - log_sum)});
   return result;
 }
 
@@ -153,13 +226,10 @@ void SamplerSlot::Accept(int32_t token) {
   if (params_.repetition_penalty != 1.0f) seen_.insert(token);
 }
 
-RowResult SampleRow(std::span<float> logits, SamplerSlot* slot) {
+RowResult SampleRow(const ExecContext& ctx, std::span<float> logits, SamplerSlot* slot) {
   RowResult result;
-  const float max = *std::max_element(logits.begin(), logits.end());
-  // 0 * x is NaN for infinities and NaN, and a sum keeps it.
-  float probe = 0.0f;
-  for (float logit : logits) probe += logit * 0.0f;
-  if (probe != 0.0f) {
+  const Maximum maximum = MaximumOf(ctx, logits);
+  if (!maximum.all_finite) {
     result.status = Internal("the model's logits are not finite");
     return result;
   }
@@ -169,11 +239,12 @@ RowResult SampleRow(std::span<float> logits, SamplerSlot* slot) {
   double log_sum = 0.0;
   if (params.logprobs >= 0) {
     raw.assign(logits.begin(), logits.end());
-    log_sum = LogSumExp(raw, max);
     best = Best(raw, std::min<size_t>(params.logprobs, raw.size()));
+    std::vector<float> weights(raw.size());
+    log_sum = maximum.value + std::log(Weights(ctx, raw, maximum.value, 1.0f, weights).total);
   }
   slot->Adjust(logits);
-  const int32_t token = SampleToken(logits, *slot);
+  const int32_t token = SampleToken(ctx, logits, *slot);
   if (params.logprobs >= 0) result.logprobs.push_back(Logprobs(raw, best, log_sum, token));
   slot->Accept(token);
   result.tokens.push_back(token);

@@ -10,6 +10,7 @@
 
 #include "base/status.h"
 #include "engine/step_plan.h"
+#include "tensor/exec_context.h"
 
 namespace moed {
 
@@ -44,8 +45,8 @@ class SamplerSlot {
 // own distribution where they are asked for. Choices among equal logits go to the lower id, and the draw is a function
 // of (seed, number of the token, logits): the same whatever else is in the batch. Sorting is bounded to the candidates
 // that top-k and top-p leave. The row's status is INTERNAL when no logit is finite or one is NaN. Different slots may
-// be sampled by different threads at once.
-RowResult SampleRow(std::span<float> logits, SamplerSlot* slot);
+// be sampled by different threads at once. Of `ctx` the instruction set counts alone: logits are in the host's memory.
+RowResult SampleRow(const ExecContext& ctx, std::span<float> logits, SamplerSlot* slot);
 
 }  // namespace moed
 

@@ -30,7 +30,7 @@ std::vector<float> RandomLogits(int n, uint32_t seed) {
 }
 
 int32_t Sample(std::vector<float> logits, SamplerSlot slot) {
-  const RowResult result = SampleRow(logits, &slot);
+  const RowResult result = SampleRow({}, logits, &slot);
   EXPECT_TRUE(result.status.ok()) << result.status;
   EXPECT_EQ(result.tokens.size(), 1u);
   return result.tokens.at(0);
@@ -125,7 +125,7 @@ TEST(SamplerTest, ResumedSlotGoesOnAsIfNothingHadBeen) {
   for (int step = 0; step < 30; ++step) {
     std::vector<float> logits = RandomLogits(50, 100 + step), again = logits;
     SamplerSlot resumed = Slot(params, prompt, output);
-    const RowResult a = SampleRow(logits, &whole), b = SampleRow(again, &resumed);
+    const RowResult a = SampleRow({}, logits, &whole), b = SampleRow({}, again, &resumed);
     ASSERT_EQ(a.tokens, b.tokens) << "step " << step;
     output.push_back(a.tokens[0]);
   }
@@ -172,7 +172,7 @@ TEST(SamplerTest, LogprobsAreOfTheModelsOwnDistribution) {
   std::vector<float> logits = {1.0f, 2.0f, 2.0f, -1.0f};
   const double log_sum = std::log(std::exp(1.0) + 2 * std::exp(2.0) + std::exp(-1.0));
   SamplerSlot slot = Slot(params);
-  const RowResult result = SampleRow(logits, &slot);
+  const RowResult result = SampleRow({}, logits, &slot);
   ASSERT_EQ(result.tokens, std::vector<int32_t>{3});
   ASSERT_EQ(result.logprobs.size(), 1u);
   EXPECT_EQ(result.logprobs[0].chosen.id, 3);
@@ -188,7 +188,7 @@ TEST(SamplerTest, LogprobsWithoutAlternatives) {
   params.logprobs = 0;
   std::vector<float> logits = {1.0f, 2.0f};
   SamplerSlot slot = Slot(params);
-  const RowResult result = SampleRow(logits, &slot);
+  const RowResult result = SampleRow({}, logits, &slot);
   ASSERT_EQ(result.logprobs.size(), 1u);
   EXPECT_TRUE(result.logprobs[0].top.empty());
   EXPECT_LT(result.logprobs[0].chosen.logprob, 0.0f);
@@ -199,7 +199,7 @@ TEST(SamplerTest, LogitsThatAreNotFiniteFailTheRowAlone) {
   for (float bad : {std::nanf(""), kInfinity, -kInfinity}) {
     std::vector<float> logits = {1.0f, bad, 2.0f};
     SamplerSlot slot = Slot(params);
-    const RowResult result = SampleRow(logits, &slot);
+    const RowResult result = SampleRow({}, logits, &slot);
     EXPECT_EQ(result.status.code(), absl::StatusCode::kInternal);
     EXPECT_TRUE(result.tokens.empty());
   }

@@ -19,7 +19,7 @@ void Sample(const SamplingParams& params) {
   for (int step = 0; step < 3; ++step) {
     std::vector<float> logits;
     for (int32_t id = 0; id < kVocab; ++id) logits.push_back(static_cast<float>((id * 7 + step) % 13) - 6.0f);
-    const RowResult row = SampleRow(logits, &slot);
+    const RowResult row = SampleRow({}, logits, &slot);
     // Who bars every token of the vocabulary gets none.
     const bool all_barred = params.min_tokens > 0 && std::ssize(params.stop_token_ids) >= kVocab;
     MOED_CHECK(row.status.ok() || all_barred, "{}", row.status.ToString());
