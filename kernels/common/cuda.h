@@ -67,6 +67,7 @@ __device__ __forceinline__ float LoadFloat(const float* p) { return *p; }
 __device__ __forceinline__ float LoadFloat(const BFloat16* p) {
   return __bfloat162float(*reinterpret_cast<const __nv_bfloat16*>(p));
 }
+__device__ __forceinline__ float LoadFloat(const int8_t* p) { return static_cast<float>(*p); }
 __device__ __forceinline__ float LoadFloat(const Half* p) { return __half2float(*reinterpret_cast<const __half*>(p)); }
 
 // Round to nearest even.
@@ -93,6 +94,28 @@ __device__ __forceinline__ float WarpMax(float value) {
     value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, distance));
   }
   return value;
+}
+
+// ------------------------------------------------------------- integers of eight bits, symmetric about zero, by warps
+
+// The largest magnitude of row[0, count); NaN where there is an infinity or a NaN. Every lane gets it.
+__device__ __forceinline__ float LargestMagnitude(const float* row, int count) {
+  float largest = 0.0f;
+  float poison = 0.0f;  // becomes NaN where there is an infinity or a NaN
+  for (int i = static_cast<int>(threadIdx.x) % 32; i < count; i += 32) {
+    largest = fmaxf(largest, fabsf(row[i]));
+    poison += row[i] * 0.0f;
+  }
+  return WarpMax(largest) + WarpSum(poison);
+}
+
+// What values are multiplied by so that the largest becomes 127. Where that is beyond the floats, the values are as
+// good as zero; of a row that is not finite, the scale alone tells.
+__device__ __forceinline__ float InverseScale(float largest) { return largest >= 1e-30f ? 127.0f / largest : 0.0f; }
+
+// value * inverse to the nearest integer, to even where two are as near, in [-127, 127]; NaN gives some integer too.
+__device__ __forceinline__ int8_t QuantizeToInt(float value, float inverse) {
+  return static_cast<int8_t>(__float2int_rn(fmaxf(fminf(value * inverse, 127.0f), -127.0f)));
 }
 
 }  // namespace moed::kernels

@@ -50,20 +50,11 @@ __global__ void __launch_bounds__(kThreads) QuantizeRowsKernel(QuantizeParameter
   const int first = group * p.group_size;
   const int count = min(p.group_size, p.x.k - first);
   const float* from = p.x.Row(row_group / p.num_groups) + first;
-  float largest = 0.0f;
-  float poison = 0.0f;  // becomes NaN where there is an infinity or a NaN
-  for (int i = lane; i < count; i += 32) {
-    largest = fmaxf(largest, fabsf(from[i]));
-    poison += from[i] * 0.0f;
-  }
-  largest = WarpMax(largest) + WarpSum(poison);
-  // Where 127 / largest is beyond the floats, the values are as good as zero.
-  const float inverse = largest < 1e-30f ? 0.0f : 127.0f / largest;
+  const float largest = LargestMagnitude(from, count);
+  const float inverse = InverseScale(largest);
   int8_t* to = p.rows + row_group * p.padded_group;
   for (int i = lane; i < p.padded_group; i += 32) {
-    // The bounds also make an integer of NaN.
-    const float scaled = i < count ? fmaxf(fminf(from[i] * inverse, 127.0f), -127.0f) : 0.0f;
-    to[i] = static_cast<int8_t>(__float2int_rn(scaled));
+    to[i] = QuantizeToInt(i < count ? from[i] : 0.0f, inverse);
   }
   if (lane == 0) p.scales[row_group] = largest * (p.unit / 127.0f);
 }

@@ -1,6 +1,8 @@
 // Portable body: a block works on one token and up to kMaxGroup query heads of one KV head, split after split of the
 // positions. Few tokens over long contexts get a block a split, and a second kernel adds the partial results; the
 // arithmetic is the same either way, so that results do not depend on the batch.
+#include <type_traits>
+
 #include "kernels/common/cuda.h"
 #include "kernels/paged_attention/paged_attention.h"
 
@@ -23,6 +25,8 @@ struct AttentionParameters {
   const T* k_pages;  // [num_blocks, num_kv_heads, block_size, k_head_dim]
   const T* v_pages;
   int64_t v_row_stride;  // at least v_head_dim
+  // [num_blocks, num_kv_heads, block_size]: what a row of integers is multiplied by.
+  const float *k_scales, *v_scales;
   const int32_t *query_starts, *context_lens, *block_starts, *block_ids;
   int num_sequences, num_heads, num_kv_heads, k_head_dim, v_head_dim, block_size, window;
   float scale;
@@ -112,6 +116,13 @@ struct SharedLayout {
   }
 };
 
+// What becomes of a value, or a sum of values, of row `row` of the pages.
+template <typename T>
+__device__ __forceinline__ float Scaled(float value, const float* scales, int64_t row) {
+  if constexpr (std::is_same_v<T, int8_t>) return value * scales[row];
+  return value;
+}
+
 // weights[g][i] = the score of position begin + i for head g; a warp takes every kWarps-th position.
 template <int kGroup, typename T>
 __device__ __forceinline__ void ComputeScores(const AttentionParameters<T>& p, const SharedLayout<kGroup>& shared,
@@ -127,7 +138,7 @@ __device__ __forceinline__ void ComputeScores(const AttentionParameters<T>& p, c
     }
 #pragma unroll
     for (int g = 0; g < kGroup; ++g) {
-      const float score = WarpSum(dots[g]);
+      const float score = Scaled<T>(WarpSum(dots[g]), p.k_scales, shared.rows[i]);
       if (lane == g) shared.weights[g * kSplitPositions + i] = score;
     }
   }
@@ -159,7 +170,7 @@ __device__ __forceinline__ void AddValues(const AttentionParameters<T>& p, const
   for (int d = static_cast<int>(threadIdx.x); d < p.v_head_dim; d += kThreads) {
     float sums[kGroup] = {};
     for (int i = 0; i < count; ++i) {
-      const float v = LoadFloat(p.v_pages + shared.rows[i] * p.v_row_stride + d);
+      const float v = Scaled<T>(LoadFloat(p.v_pages + shared.rows[i] * p.v_row_stride + d), p.v_scales, shared.rows[i]);
 #pragma unroll
       for (int g = 0; g < kGroup; ++g) sums[g] = fmaf(shared.weights[g * kSplitPositions + i], v, sums[g]);
     }
@@ -286,6 +297,8 @@ AttentionParameters<T> ParametersOf(const PagedAttentionArgs& args) {
   p.k_pages = args.k_pages.As<T>();
   p.v_pages = args.v_pages.As<T>();
   p.v_row_stride = args.v_pages.stride(2);
+  p.k_scales = args.k_scales.As<float>();
+  p.v_scales = args.v_scales.As<float>();
   p.query_starts = args.query_starts.As<int32_t>();
   p.context_lens = args.context_lens.As<int32_t>();
   p.block_starts = args.block_starts.As<int32_t>();
@@ -345,6 +358,8 @@ void PagedAttention(const ExecContext& ctx, const PagedAttentionArgs& args) {
       return Attend<BFloat16>(ctx, args);
     case DType::kF16:
       return Attend<Half>(ctx, args);
+    case DType::kI8:
+      return Attend<int8_t>(ctx, args);
     default:
       return Attend<float>(ctx, args);
   }

@@ -34,12 +34,12 @@ TEST_P(PagedAttentionCudaTest, EqualsReference) {
       1);
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, PagedAttentionCudaTest,
-                         testing::Values(Shape{4, 2, 64, 64, 16}, Shape{2, 2, 20, 33, 8},
-                                         Shape{10, 1, 40, 40, 32, DType::kBF16},
-                                         Shape{4, 2, 32, 32, 16, DType::kF16, 10},
-                                         Shape{6, 1, 40, 24, 16, DType::kBF16, 0, false, true},
-                                         Shape{3, 1, 16, 130, 64, DType::kF32, 100, true}));
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, PagedAttentionCudaTest,
+    testing::Values(Shape{4, 2, 64, 64, 16}, Shape{2, 2, 20, 33, 8}, Shape{10, 1, 40, 40, 32, DType::kBF16},
+                    Shape{4, 2, 32, 32, 16, DType::kF16, 10}, Shape{6, 1, 40, 24, 16, DType::kBF16, 0, false, true},
+                    Shape{3, 1, 16, 130, 64, DType::kF32, 100, true}, Shape{4, 2, 40, 33, 16, DType::kI8, 0, true},
+                    Shape{6, 1, 40, 24, 16, DType::kI8, 50, false, true}));
 
 // The same to the bit with and without partial results, in a chunk and alone.
 TEST(PagedAttentionCudaCompanyTest, IgnoresChunksAndCompany) {
