@@ -2,7 +2,8 @@
 //
 // Weights are bytes without sign, activations have one. A step takes four inputs: with 8-bit dot products (VNNI) a lane
 // holds an output's four weights and gets their whole sum; otherwise both operands are widened to 16 bits, a lane holds
-// two weights, and two adjacent lanes hold an output's partial sums.
+// two weights, and two adjacent lanes hold an output's partial sums. Weights of four bits are small enough to stay
+// bytes without VNNI too: products are added up in 16 bits for a while (narrow dots below).
 #ifndef KERNELS_COMMON_SIMD_INT_H_
 #define KERNELS_COMMON_SIMD_INT_H_
 
@@ -87,6 +88,48 @@ MOED_ALWAYS_INLINE VecI32 Dot(VecInt weights, VecInt activations, VecI32 sums) {
     sums[i] += weights[2 * i] * activations[2 * i] + weights[2 * i + 1] * activations[2 * i + 1];
   }
   return sums;
+#endif
+}
+
+#if !defined(__AVX512VNNI__) && (defined(__AVX512F__) || defined(__AVX2__))
+constexpr bool kHasNarrowDots = true;
+#else
+constexpr bool kHasNarrowDots = false;
+#endif
+// So many products of a weight below 16 and an activation of 127 at most, in pairs, fit in 16 bits.
+constexpr int kNarrowDots = 32767 / (2 * 15 * 127);
+typedef int16_t VecI16 __attribute__((vector_size(kLanes * 4)));
+
+// Four activations of eight bits in every output's place.
+MOED_ALWAYS_INLINE VecU32 BroadcastFourBytes(const int8_t* p) {
+  uint32_t four;
+  std::memcpy(&four, p, sizeof(four));
+  return VecU32{} + four;
+}
+
+// sums + the products of an output's four weights and activations, added in pairs.
+MOED_ALWAYS_INLINE VecI16 NarrowDot([[maybe_unused]] VecU32 weights, [[maybe_unused]] VecU32 activations, VecI16 sums) {
+#if defined(__AVX512F__)
+  return sums + reinterpret_cast<VecI16>(
+                    _mm512_maddubs_epi16(reinterpret_cast<__m512i>(weights), reinterpret_cast<__m512i>(activations)));
+#elif defined(__AVX2__)
+  return sums + reinterpret_cast<VecI16>(
+                    _mm256_maddubs_epi16(reinterpret_cast<__m256i>(weights), reinterpret_cast<__m256i>(activations)));
+#else
+  return sums;  // not called
+#endif
+}
+
+// sums + an output's two narrow sums.
+MOED_ALWAYS_INLINE VecI32 AddNarrow([[maybe_unused]] VecI16 narrow, VecI32 sums) {
+#if defined(__AVX512F__)
+  return sums + reinterpret_cast<VecI32>(
+                    _mm512_madd_epi16(reinterpret_cast<__m512i>(narrow), reinterpret_cast<__m512i>(VecI16{} + 1)));
+#elif defined(__AVX2__)
+  return sums + reinterpret_cast<VecI32>(
+                    _mm256_madd_epi16(reinterpret_cast<__m256i>(narrow), reinterpret_cast<__m256i>(VecI16{} + 1)));
+#else
+  return sums;  // not called
 #endif
 }
 

@@ -5,6 +5,8 @@
 #ifndef KERNELS_GEMM_INTEGER_MICRO_KERNEL_H_
 #define KERNELS_GEMM_INTEGER_MICRO_KERNEL_H_
 
+#include <type_traits>
+
 #include "kernels/common/simd.h"
 #include "kernels/common/simd_int.h"
 #include "kernels/gemm/packed_weight.h"
@@ -15,15 +17,19 @@ namespace moed::kernels::MOED_ISA {
 constexpr int kMaxIntegerTileRows = kLanes == 16 ? 12 : 6;
 
 // A tile of quantised rows is a chain of groups. In a group of `inputs` inputs (padded with zeros to a multiple of 8):
-//   [inputs / 4][rows][4] ActivationInt   the integers, so that the micro-kernel reads one stream
+//   [inputs / 4][rows][4] integers        of activation_bytes each, so that the micro-kernel reads one stream
 //   [rows] int32                          -offset * their sum, where offset is what the weights were raised by
 //   [rows] float                          scales, in units of kScaleUnit
 struct IntegerTileLayout {
   int64_t rows;
+  int64_t activation_bytes;
 
-  MOED_ALWAYS_INLINE int64_t DataBytes(int64_t inputs) const {
-    return inputs * rows * static_cast<int64_t>(sizeof(ActivationInt));
-  }
+  // For products with weights of that layout.
+  MOED_ALWAYS_INLINE IntegerTileLayout(int64_t rows, const IntegerLayout& weight)
+      : rows(rows),
+        activation_bytes(kHasNarrowDots && weight.is_int4() ? 1 : static_cast<int64_t>(sizeof(ActivationInt))) {}
+
+  MOED_ALWAYS_INLINE int64_t DataBytes(int64_t inputs) const { return inputs * rows * activation_bytes; }
   MOED_ALWAYS_INLINE int64_t GroupBytes(int64_t inputs) const { return DataBytes(inputs) + rows * 8; }
   MOED_ALWAYS_INLINE int64_t TileBytes(const IntegerLayout& weight, int64_t k) const {
     const int64_t last = weight.NumGroups(k) - 1;
@@ -34,26 +40,35 @@ struct IntegerTileLayout {
 namespace integer_micro_kernel {
 
 constexpr int64_t kPanel = PackedWeight::kPanel;
-// Outputs whose sums one vector of accumulators holds, and such vectors of a panel.
-constexpr int kOutputs = kLanes / kPartialSums;
-constexpr int kPanelVectors = static_cast<int>(kPanel) / kOutputs;
 constexpr int64_t kStepBytes = kPanel * 4;
 
-// Vectors of a panel that one pass over a group takes, so that rows * vectors accumulators stay in registers. The
-// passes over a group follow each other while its weights are in the first cache.
-constexpr int PassVectors(int rows) {
-  constexpr int kAccumulators = kLanes == 16 ? 24 : 12;
-  int vectors = kPanelVectors;
-  while (vectors > 1 && rows * vectors > kAccumulators) vectors /= 2;
-  // Two vectors of partial sums make one of outputs.
-  return vectors < kPartialSums ? kPartialSums : vectors;
-}
+// How products with weights of one type are made.
+template <WeightFormat::Type kType>
+struct Dots {
+  static constexpr bool kNarrow = kHasNarrowDots && kType == WeightFormat::Type::kInt4;
+  using Activation = std::conditional_t<kNarrow, int8_t, ActivationInt>;
+  // Lanes that make one output's sum.
+  static constexpr int kPartials = kNarrow ? 1 : kPartialSums;
+  // Outputs whose sums one vector of accumulators holds, and such vectors of a panel.
+  static constexpr int kOutputs = kLanes / kPartials;
+  static constexpr int kPanelVectors = static_cast<int>(kPanel) / kOutputs;
+
+  // Vectors of a panel that one pass over a group takes, so that rows * vectors accumulators stay in registers. The
+  // passes over a group follow each other while its weights are in the first cache.
+  static constexpr int PassVectors(int rows) {
+    constexpr int kAccumulators = kLanes == 16 ? 24 : 12;
+    int vectors = kPanelVectors;
+    while (vectors > 1 && rows * vectors > kAccumulators) vectors /= 2;
+    // Two vectors of partial sums make one of outputs.
+    return vectors < kPartials ? kPartials : vectors;
+  }
+};
 
 // The accumulators of one group for kVectors vectors of outputs from the first that `weights` points at.
 template <WeightFormat::Type kType, int kRows, int kVectors>
 MOED_ALWAYS_INLINE void GroupSums(const ActivationInt* activations, const char* weights, int64_t inputs,
                                   const char* prefetch, VecI32 (&sums)[kRows][kVectors]) {
-  constexpr int64_t kVectorBytes = kOutputs * 4;
+  constexpr int64_t kVectorBytes = Dots<kType>::kOutputs * 4;
   constexpr int kInputs = kType == WeightFormat::Type::kInt8 ? 4 : 8;  // of a step
   for (int64_t i = 0; i < inputs; i += kInputs, weights += kStepBytes, activations += kInputs * kRows) {
     if constexpr (kRows > 1) PrefetchL2(prefetch + i * (64 / kInputs));
@@ -84,18 +99,53 @@ MOED_ALWAYS_INLINE void GroupSums(const ActivationInt* activations, const char* 
   }
 }
 
-// out[row][…] (+)= (sums + correction) * weight scale * activation scale
+// The same of four-bit weights with narrow dots.
 template <int kRows, int kVectors>
+MOED_ALWAYS_INLINE void NarrowGroupSums(const int8_t* activations, const char* weights, int64_t inputs,
+                                        const char* prefetch, VecI32 (&sums)[kRows][kVectors]) {
+  constexpr int64_t kVectorBytes = kLanes * 4;
+  constexpr int64_t kInputs = 8, kPieceInputs = kNarrowDots / 2 * kInputs;  // two dots a step
+  for (int64_t begin = 0; begin < inputs; begin += kPieceInputs) {
+    const int64_t end = inputs - begin < kPieceInputs ? inputs : begin + kPieceInputs;
+    VecI16 narrow[kRows][kVectors] = {};
+    for (int64_t i = begin; i < end; i += kInputs, weights += kStepBytes, activations += kInputs * kRows) {
+      if constexpr (kRows > 1) PrefetchL2(prefetch + i * (64 / kInputs));
+      VecU32 pairs[kVectors];
+#pragma GCC unroll 16
+      for (int v = 0; v < kVectors; ++v) pairs[v] = LoadBits<VecU32>(weights + v * kVectorBytes);
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+        VecU32 part[kVectors];
+#pragma GCC unroll 16
+        for (int v = 0; v < kVectors; ++v) part[v] = (half == 0 ? pairs[v] : pairs[v] >> 4) & 0x0f0f0f0fu;
+#pragma GCC unroll 16
+        for (int row = 0; row < kRows; ++row) {
+          const VecU32 a = BroadcastFourBytes(activations + (half * kRows + row) * 4);
+#pragma GCC unroll 16
+          for (int v = 0; v < kVectors; ++v) narrow[row][v] = NarrowDot(part[v], a, narrow[row][v]);
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+#pragma GCC unroll 16
+      for (int v = 0; v < kVectors; ++v) sums[row][v] = AddNarrow(narrow[row][v], sums[row][v]);
+    }
+  }
+}
+
+// out[row][…] (+)= (sums + correction) * weight scale * activation scale
+template <int kPartials, int kRows, int kVectors>
 MOED_ALWAYS_INLINE void AddGroup(const VecI32 (&sums)[kRows][kVectors], const int32_t* corrections,
                                  const float* activation_scales, const Half* weight_scales, bool is_first, float* out) {
-  constexpr int kOutputVectors = kVectors / kPartialSums;
+  constexpr int kOutputVectors = kVectors / kPartials;
 #pragma GCC unroll 16
   for (int v = 0; v < kOutputVectors; ++v) {
     const VecF32 weight_scale = Load(weight_scales + v * kLanes);
 #pragma GCC unroll 16
     for (int row = 0; row < kRows; ++row) {
       VecI32 sum;
-      if constexpr (kPartialSums == 1) {
+      if constexpr (kPartials == 1) {
         sum = sums[row][v];
       } else {
         sum = AddPairs(sums[row][2 * v], sums[row][2 * v + 1]);
@@ -111,24 +161,30 @@ MOED_ALWAYS_INLINE void AddGroup(const VecI32 (&sums)[kRows][kVectors], const in
 template <WeightFormat::Type kType, int kRows>
 void Tile(const char* activations, const char* weights, const IntegerLayout& layout, int64_t k, const char* prefetch,
           float* out) {
-  constexpr int kVectors = PassVectors(kRows);
-  constexpr IntegerTileLayout kTile{kRows};
+  using Dots = integer_micro_kernel::Dots<kType>;
+  constexpr int kVectors = Dots::PassVectors(kRows);
+  const IntegerTileLayout tile(kRows, layout);
   constexpr int64_t kPrefetchPerInput = kType == WeightFormat::Type::kInt8 ? 16 : 8;  // half the panel's bytes
   const int64_t num_groups = layout.NumGroups(k);
   for (int64_t group = 0; group < num_groups; ++group) {
     const int64_t inputs = layout.GroupInputs(k, group), data_bytes = layout.DataBytes(inputs);
-    const char* const after = activations + kTile.DataBytes(inputs);
+    const char* const after = activations + tile.DataBytes(inputs);
     const auto* const corrections = reinterpret_cast<const int32_t*>(after);
     const auto* const scales = reinterpret_cast<const float*>(after + kRows * 4);
     const auto* const weight_scales = reinterpret_cast<const Half*>(weights + data_bytes);
-    for (int first = 0; first < kPanelVectors; first += kVectors) {
+    for (int first = 0; first < Dots::kPanelVectors; first += kVectors) {
       VecI32 sums[kRows][kVectors] = {};
-      GroupSums<kType, kRows, kVectors>(reinterpret_cast<const ActivationInt*>(activations),
-                                        weights + first * kOutputs * 4, inputs, prefetch, sums);
-      AddGroup<kRows, kVectors>(sums, corrections, scales, weight_scales + first * kOutputs, group == 0,
-                                out + first * kOutputs);
+      const auto* const integers = reinterpret_cast<const typename Dots::Activation*>(activations);
+      const char* const of_pass = weights + first * Dots::kOutputs * 4;
+      if constexpr (Dots::kNarrow) {
+        NarrowGroupSums<kRows, kVectors>(integers, of_pass, inputs, prefetch, sums);
+      } else {
+        GroupSums<kType, kRows, kVectors>(integers, of_pass, inputs, prefetch, sums);
+      }
+      AddGroup<Dots::kPartials, kRows, kVectors>(sums, corrections, scales, weight_scales + first * Dots::kOutputs,
+                                                 group == 0, out + first * Dots::kOutputs);
     }
-    activations += kTile.GroupBytes(inputs);
+    activations += tile.GroupBytes(inputs);
     weights += data_bytes + IntegerLayout::kScaleBytes;
     prefetch += inputs * kPrefetchPerInput;
   }

@@ -65,6 +65,8 @@ struct IntegerLayout {
 
   static constexpr int64_t kScaleBytes = PackedWeight::kPanel * 2;
 
+  MOED_ALWAYS_INLINE bool is_int4() const { return bytes_per_8_inputs == 4 * PackedWeight::kPanel; }
+
   MOED_ALWAYS_INLINE static int64_t Padded(int64_t inputs) { return (inputs + 7) / 8 * 8; }
   MOED_ALWAYS_INLINE int64_t NumGroups(int64_t k) const { return (k + group_size - 1) / group_size; }
   // Inputs of group `group`, padded.

@@ -5,8 +5,9 @@ namespace moed::kernels::MOED_ISA {
 namespace {
 
 // Writes one row's integers of a group to their places, `step` of them apart for each four, and returns their sum.
-int32_t QuantizeRow(const float* x, int64_t n, int64_t padded, float inverse, int64_t step, ActivationInt* to) {
-  typedef ActivationInt Narrow __attribute__((vector_size(kLanes * sizeof(ActivationInt))));
+template <typename Int>
+int32_t QuantizeRow(const float* x, int64_t n, int64_t padded, float inverse, int64_t step, Int* to) {
+  typedef Int Narrow __attribute__((vector_size(kLanes * sizeof(Int))));
   VecI32 sum = {};
   for (int64_t i = 0; i < padded; i += kLanes) {
     const int64_t left = n - i;
@@ -15,22 +16,20 @@ int32_t QuantizeRow(const float* x, int64_t n, int64_t padded, float inverse, in
     sum += q;
     const Narrow narrow = __builtin_convertvector(q, Narrow);
     for (int j = 0; j < kLanes && i + j < padded; j += 4, to += step) {
-      std::memcpy(to, reinterpret_cast<const ActivationInt*>(&narrow) + j, 4 * sizeof(ActivationInt));
+      std::memcpy(to, reinterpret_cast<const Int*>(&narrow) + j, 4 * sizeof(Int));
     }
   }
   return ReduceSum(sum);
 }
 
-}  // namespace
-
-void QuantizeTile(const float* const* rows, int count, int64_t k, const IntegerLayout& layout, int32_t offset,
-                  void* tile) {
-  const IntegerTileLayout tile_layout{count};
-  char* to = static_cast<char*>(tile);
+template <typename Int>
+void QuantizeRows(const float* const* rows, int count, int64_t k, const IntegerLayout& layout, int32_t offset,
+                  char* to) {
+  const IntegerTileLayout tile_layout(count, layout);
   for (int64_t group = 0, first = 0; first < k; ++group, first += layout.group_size) {
     const int64_t n = k - first < layout.group_size ? k - first : layout.group_size;
     const int64_t padded = layout.GroupInputs(k, group);
-    auto* const integers = reinterpret_cast<ActivationInt*>(to);
+    auto* const integers = reinterpret_cast<Int*>(to);
     auto* const corrections = reinterpret_cast<int32_t*>(to + tile_layout.DataBytes(padded));
     auto* const scales = reinterpret_cast<float*>(corrections + count);
     for (int row = 0; row < count; ++row) {
@@ -41,6 +40,17 @@ void QuantizeTile(const float* const* rows, int count, int64_t k, const IntegerL
       scales[row] = largest * (PackedWeight::kScaleUnit / 127.0f);
     }
     to += tile_layout.GroupBytes(padded);
+  }
+}
+
+}  // namespace
+
+void QuantizeTile(const float* const* rows, int count, int64_t k, const IntegerLayout& layout, int32_t offset,
+                  void* tile) {
+  if (IntegerTileLayout(count, layout).activation_bytes == 1) {
+    QuantizeRows<int8_t>(rows, count, k, layout, offset, static_cast<char*>(tile));
+  } else {
+    QuantizeRows<ActivationInt>(rows, count, k, layout, offset, static_cast<char*>(tile));
   }
 }
 

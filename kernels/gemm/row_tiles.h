@@ -62,7 +62,7 @@ struct TileFormat {
   MOED_ALWAYS_INLINE int max_rows() const { return is_integer ? kMaxIntegerTileRows : kMaxFloatTileRows; }
   // Bytes that a tile takes for each of its rows.
   MOED_ALWAYS_INLINE int64_t row_bytes() const {
-    return is_integer ? IntegerTileLayout{1}.TileBytes(layout, k) : k * static_cast<int64_t>(sizeof(float));
+    return is_integer ? IntegerTileLayout(1, layout).TileBytes(layout, k) : k * static_cast<int64_t>(sizeof(float));
   }
   // A tile of one row of floats is the row itself.
   MOED_ALWAYS_INLINE bool NeedsPacking(int rows) const { return is_integer || rows > 1; }

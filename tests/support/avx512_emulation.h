@@ -91,6 +91,11 @@ MOED_EMULATED __m512i madd_epi16(__m512i a, __m512i b) {
   for (int i = 0; i < 2; ++i) r.half_i[i] = _mm256_madd_epi16(x.half_i[i], y.half_i[i]);
   return r.i;
 }
+MOED_EMULATED __m512i maddubs_epi16(__m512i a, __m512i b) {
+  Bits x = {.i = a}, y = {.i = b}, r;
+  for (int i = 0; i < 2; ++i) r.half_i[i] = _mm256_maddubs_epi16(x.half_i[i], y.half_i[i]);
+  return r.i;
+}
 // sums + the products of four bytes without and four with sign
 MOED_EMULATED __m512i dpbusd_epi32(__m512i sums, __m512i u, __m512i s) {
   Bits x = {.i = sums};
@@ -112,6 +117,7 @@ MOED_EMULATED __m512i dpbusd_epi32(__m512i sums, __m512i u, __m512i s) {
 #define _mm512_maskz_scalef_ps moed_emulation::maskz_scalef_ps
 #define _mm512_cvtepu8_epi16 moed_emulation::cvtepu8_epi16
 #define _mm512_madd_epi16 moed_emulation::madd_epi16
+#define _mm512_maddubs_epi16 moed_emulation::maddubs_epi16
 #define _mm512_dpbusd_epi32 moed_emulation::dpbusd_epi32
 
 #endif  // TESTS_SUPPORT_AVX512_EMULATION_H_
