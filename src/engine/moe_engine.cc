@@ -148,9 +148,6 @@ absl::Status MoeEngine::CreateCache(const MoeEngineOptions& options) {
   if (dtype != DType::kF32 && dtype != DType::kBF16 && dtype != DType::kF16 && dtype != DType::kI8) {
     return Unimplemented("kv_cache_dtype {} is not supported; fp32, bf16, fp16 and int8 are", DTypeName(dtype));
   }
-  if (dtype == DType::kI8 && ctx_.device.type == DeviceType::kCuda) {
-    return Unimplemented("kv_cache_dtype int8 is not supported on CUDA; fp32, bf16 and fp16 are");
-  }
   const std::vector<CacheSpec> specs = CacheSpecs(decoder_->config(), dtype);
   uint64_t bytes_per_position = 0;
   for (const CacheSpec& spec : specs) bytes_per_position += spec.bytes_per_position();
