@@ -15,7 +15,8 @@ endif()
 
 # What every program of the shim is compiled with. CUDA's headers reinterpret memory, hence no-strict-aliasing.
 if(MOED_HAVE_SIMT)
-  add_library(moed_simt STATIC ${PROJECT_SOURCE_DIR}/tests/support/simt/scheduler.cc)
+  add_library(moed_simt STATIC ${PROJECT_SOURCE_DIR}/tests/support/simt/runtime.cc
+    ${PROJECT_SOURCE_DIR}/tests/support/simt/scheduler.cc)
   target_include_directories(moed_simt PUBLIC ${PROJECT_SOURCE_DIR})
   target_include_directories(moed_simt SYSTEM PUBLIC ${MOED_CUDA_INCLUDE_DIR} PRIVATE ${MOED_BOOST_INCLUDE_DIR})
   target_compile_options(moed_simt PUBLIC -fno-strict-aliasing -Wno-unknown-pragmas)

@@ -51,6 +51,8 @@ function(moed_cuda_bodies target)
   cmake_parse_arguments(ARG "" "" "SOURCES" ${ARGN})
   if(MOED_HAVE_CUDA)
     target_sources(${target} PRIVATE ${ARG_SOURCES})
+    # Headers that assign an absl::Status look to nvcc as if they dropped one.
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--diag-suppress=2810>)
   endif()
 endfunction()
 

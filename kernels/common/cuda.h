@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "tensor/cuda_stream.h"
 #include "tensor/dtype.h"
 
 #if defined(__CUDACC__)
@@ -28,21 +29,25 @@
 
 namespace moed::kernels {
 
-// Stops the program when `error` tells that a launch was refused: a grid, block or shared memory that the device does
-// not have is a bug of ours.
-void CheckLaunch(const char* kernel, cudaError_t error);
+// Closes `stream` when `error` tells that a launch was refused, or that an earlier one ended in a fault. Without a
+// stream of ours (nullptr is CUDA's own) the program stops.
+void CheckLaunch(const char* kernel, cudaError_t error, CudaStream* stream);
 
+// Does nothing where `stream` is closed.
 template <typename... Parameters, typename... Arguments>
-void Launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, void* stream,
-            const Arguments&... arguments) {
+void Launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+            CudaStream* stream, const Arguments&... arguments) {
+  if (stream != nullptr && !stream->is_open()) return;
   // More than this must be asked for by name.
   constexpr size_t kSharedBytesForAll = 48 * 1024;
   if (shared_bytes > kSharedBytesForAll) {
-    CheckLaunch(name, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           static_cast<int>(shared_bytes)));
+    const cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+    if (error != cudaSuccess) return CheckLaunch(name, error, stream);
   }
-  kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(arguments...);
-  CheckLaunch(name, cudaGetLastError());
+  auto* const handle = static_cast<cudaStream_t>(stream == nullptr ? nullptr : stream->handle());
+  kernel<<<grid, block, shared_bytes, handle>>>(arguments...);
+  CheckLaunch(name, cudaGetLastError(), stream);
 }
 
 }  // namespace moed::kernels

@@ -18,22 +18,21 @@ namespace moed::kernels {
 // Stops the program: the model asked for a body that this build lacks.
 [[noreturn]] void NotInThisBuild(const char* body);
 
-// Defines void Op(const ExecContext&, const OpArgs&), which calls the body of the context's device. An op that has no
-// CUDA body yet uses the first form.
+// Defines void Op(const ExecContext&, const OpArgs&), which calls the body of the context's device, and kHasCuda<Op>.
+// An op that has no CUDA body yet uses the first form. (In builds without CUDA the bodies are those of
+// kernels/common/cuda_bodies_none.cc: nobody gets a CUDA device there.)
 #define MOED_DEFINE_CPU_OP_DISPATCH(Op)                                      \
+  inline constexpr bool kHasCuda##Op = false;                                \
   inline void Op(const ExecContext& ctx, const Op##Args& args) {             \
     if (ctx.device.type != DeviceType::kCpu) NotInThisBuild(#Op " on CUDA"); \
     cpu::Op(ctx, args);                                                      \
   }
-#ifdef MOED_HAVE_CUDA
 #define MOED_DEFINE_OP_DISPATCH(Op)                                       \
+  inline constexpr bool kHasCuda##Op = true;                              \
   inline void Op(const ExecContext& ctx, const Op##Args& args) {          \
     if (ctx.device.type == DeviceType::kCuda) return cuda::Op(ctx, args); \
     cpu::Op(ctx, args);                                                   \
   }
-#else
-#define MOED_DEFINE_OP_DISPATCH(Op) MOED_DEFINE_CPU_OP_DISPATCH(Op)
-#endif
 
 }  // namespace moed::kernels
 

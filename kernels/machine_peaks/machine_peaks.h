@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "base/status.h"
 #include "kernels/gemm/weight_format.h"
 #include "tensor/exec_context.h"
 
@@ -22,6 +23,13 @@ double PeakOperations(const ExecContext& ctx, WeightFormat format);
 // Bytes a second that the whole team reads from `memory` (its first 192 MiB at most; it should be several times the
 // last-level cache). The best of a few samples.
 double ReadBandwidth(const ExecContext& ctx, const void* memory, size_t bytes);
+
+// Of the context's GPU, the best of a few samples. RESOURCE_EXHAUSTED where it has no gigabyte free.
+// Bytes a second of a copy from its memory to its memory, read and written ones counted.
+absl::StatusOr<double> CudaCopyBandwidth(const ExecContext& ctx);
+// Operations a second of cuBLAS in a large product of bf16 matrices with fp32 sums. NOT_FOUND where the machine has no
+// cuBLAS.
+absl::StatusOr<double> CublasOperations(const ExecContext& ctx);
 
 }  // namespace moed::kernels
 

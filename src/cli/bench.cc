@@ -13,6 +13,7 @@
 #include "cli/progress_bar.h"
 #include "cli/server_config.h"
 #include "engine/batch_bench.h"
+#include "tensor/cuda_devices.h"
 
 namespace moed {
 namespace {
@@ -36,25 +37,26 @@ PhaseResult Median(std::vector<PhaseResult> phases) {
 
 nlohmann::json PhaseJson(const PhaseResult& phase, const Ceilings& ceilings) {
   if (phase.tokens == 0) return nullptr;
+  const double operations = phase.operations / phase.seconds;
   return {{"tokens_per_s", static_cast<double>(phase.tokens) / phase.seconds},
           {"ms_per_step", 1e3 * phase.seconds / static_cast<double>(phase.steps)},
           {"gb_per_step", phase.bytes / static_cast<double>(phase.steps) / 1e9},
           {"gop_per_step", phase.operations / static_cast<double>(phase.steps) / 1e9},
           {"of_read_bandwidth", phase.bytes / phase.seconds / ceilings.bytes},
-          {"of_peak_operations", phase.operations / phase.seconds / ceilings.operations}};
+          {"of_peak_operations", ceilings.operations > 0 ? operations / ceilings.operations : 0.0}};
 }
 
 // One batch size: the ceilings are the best of what was measured before, between and after the rounds.
 absl::StatusOr<nlohmann::json> MeasureBatch(MoeEngine& engine, const BatchFlags& flags, int32_t batch) {
   std::vector<PhaseResult> prefills, decodes;
-  Ceilings ceilings = MeasureCeilings(engine);
+  MOED_ASSIGN_OR_RETURN(Ceilings ceilings, MeasureCeilings(engine));
   for (int32_t round = 0; round < flags.rounds; ++round) {
     const BatchBenchOptions options{
         .batch = batch, .prompt = flags.prompt, .generate = flags.generate, .seed = static_cast<uint64_t>(round)};
     MOED_ASSIGN_OR_RETURN(const BatchBenchResult result, RunBatchBench(engine, options));
     prefills.push_back(result.prefill);
     decodes.push_back(result.decode);
-    const Ceilings now = MeasureCeilings(engine);
+    MOED_ASSIGN_OR_RETURN(const Ceilings now, MeasureCeilings(engine));
     ceilings = {std::max(ceilings.operations, now.operations), std::max(ceilings.bytes, now.bytes)};
   }
   return nlohmann::json{{"batch", batch},
@@ -77,6 +79,11 @@ void PrintRow(const nlohmann::json& row) {
   std::fflush(stdout);
 }
 
+// "2 threads, avx2".
+std::string HostText(const MoeEngine& engine) {
+  return fmt::format("{} threads, {}", engine.num_threads(), IsaName(engine.exec_context().isa));
+}
+
 absl::Status BenchBatch(BatchFlags* flags) {
   ServerConfig& config = flags->config;
   config.serving.scheduler.max_num_seqs = *std::max_element(flags->batches.begin(), flags->batches.end());
@@ -91,8 +98,8 @@ absl::Status BenchBatch(BatchFlags* flags) {
     MOED_ASSIGN_OR_RETURN(engine, MoeEngine::Load(config.engine));
   }
   if (!flags->json) {
-    fmt::print("{} threads, {}; medians of {} rounds; prompts of {}, {} generated\n", engine->num_threads(),
-               IsaName(engine->exec_context().isa), flags->rounds, flags->prompt, flags->generate);
+    fmt::print("{}, {}; medians of {} rounds; prompts of {}, {} generated\n", DeviceName(engine->exec_context().device),
+               HostText(*engine), flags->rounds, flags->prompt, flags->generate);
     fmt::print("{:>5} {:>12} {:>8} {:>12} {:>10} {:>8} {:>8} {:>9} {:>10}\n", "batch", "prefill t/s", "of peak",
                "decode t/s", "ms a step", "of read", "of peak", "GB/s read", "GOP/s peak");
   }
@@ -104,6 +111,7 @@ absl::Status BenchBatch(BatchFlags* flags) {
   }
   if (flags->json) {
     const nlohmann::json report = {{"model", engine->info().model_name},
+                                   {"device", DeviceName(engine->exec_context().device)},
                                    {"threads", engine->num_threads()},
                                    {"isa", std::string(IsaName(engine->exec_context().isa))},
                                    {"prompt", flags->prompt},

@@ -1,6 +1,7 @@
 #include "cli/option_value.h"
 
 #include <charconv>
+#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -50,6 +51,17 @@ absl::Status ParseOption(std::string_view text, uint64_t* field) {
     return InvalidArgument("\"{}\" is not a size; it must be bytes, or a number with KiB, MiB or GiB", text);
   }
   *field = count * unit;
+  return absl::OkStatus();
+}
+
+absl::Status ParseOption(std::string_view text, double* field) {
+  const char* const end = text.data() + text.size();
+  double value = 0;
+  const auto [parsed, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc() || parsed != end || !std::isfinite(value)) {
+    return InvalidArgument("\"{}\" is not a number, like 0.9", text);
+  }
+  *field = value;
   return absl::OkStatus();
 }
 
@@ -121,6 +133,7 @@ std::string PrintOption(bool value) { return value ? "true" : "false"; }
 std::string PrintOption(int32_t value) { return std::to_string(value); }
 std::string PrintOption(int64_t value) { return std::to_string(value); }
 std::string PrintOption(uint64_t value) { return std::to_string(value); }
+std::string PrintOption(double value) { return fmt::format("{}", value); }
 std::string PrintOption(const std::string& value) { return value; }
 std::string PrintOption(absl::Duration value) { return absl::FormatDuration(value); }
 std::string PrintOption(const std::optional<uint64_t>& value) { return value ? std::to_string(*value) : "random"; }

@@ -25,6 +25,7 @@ absl::Status ParseOption(std::string_view text, bool* field);
 absl::Status ParseOption(std::string_view text, int32_t* field);
 absl::Status ParseOption(std::string_view text, int64_t* field);
 absl::Status ParseOption(std::string_view text, uint64_t* field);  // bytes: "4096", "512MiB", "8GiB"
+absl::Status ParseOption(std::string_view text, double* field);
 absl::Status ParseOption(std::string_view text, std::string* field);
 absl::Status ParseOption(std::string_view text, absl::Duration* field);           // "30s", "1m30s", "500ms"
 absl::Status ParseOption(std::string_view text, std::optional<uint64_t>* field);  // or "random"
@@ -38,6 +39,7 @@ std::string PrintOption(bool value);
 std::string PrintOption(int32_t value);
 std::string PrintOption(int64_t value);
 std::string PrintOption(uint64_t value);
+std::string PrintOption(double value);
 std::string PrintOption(const std::string& value);
 std::string PrintOption(absl::Duration value);
 std::string PrintOption(const std::optional<uint64_t>& value);
@@ -52,6 +54,7 @@ inline std::string_view OptionTypeName(bool) { return "BOOL"; }
 inline std::string_view OptionTypeName(int32_t) { return "INT"; }
 inline std::string_view OptionTypeName(int64_t) { return "INT"; }
 inline std::string_view OptionTypeName(uint64_t) { return "BYTES"; }
+inline std::string_view OptionTypeName(double) { return "NUMBER"; }
 inline std::string_view OptionTypeName(const std::string&) { return "TEXT"; }
 inline std::string_view OptionTypeName(absl::Duration) { return "DURATION"; }
 inline std::string_view OptionTypeName(const std::optional<uint64_t>&) { return "INT"; }

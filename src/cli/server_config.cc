@@ -33,6 +33,9 @@ void ServerConfig::AddModelOptions(OptionTable* table) {
   table->Add(
       "kv_cache_memory", &engine.kv_cache_bytes,
       "Memory for keys and values, like 8GiB; 0: for max_num_seqs whole contexts, at most a quarter of what is free");
+  table->Add(
+      "gpu_memory_utilization", &engine.gpu_memory_utilization,
+      "Part of a GPU's memory that may be in use once the model is loaded; keys and values get what is left of it");
   table->Add("block_size", &engine.block_size,
              "Tokens in a block; small blocks waste less at a sequence's end, large ones read faster");
 

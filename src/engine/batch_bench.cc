@@ -187,15 +187,24 @@ class BatchBench {
 
 }  // namespace
 
-Ceilings MeasureCeilings(const MoeEngine& engine) {
+absl::StatusOr<Ceilings> MeasureCeilings(const MoeEngine& engine) {
+  const ExecContext& ctx = engine.exec_context();
+  if (ctx.device.type == DeviceType::kCuda) {
+    Ceilings ceilings;
+    MOED_ASSIGN_OR_RETURN(ceilings.bytes, kernels::CudaCopyBandwidth(ctx));
+    const auto operations = kernels::CublasOperations(ctx);
+    if (!operations.ok() && !absl::IsNotFound(operations.status())) return operations.status();
+    ceilings.operations = operations.value_or(0.0);
+    return ceilings;
+  }
   static constexpr size_t kMemory = size_t{192} << 20;
   static const std::vector<char> memory(kMemory, 1);
   const ModelWeights& weights = engine.weights();
   const ModelConfig& config = engine.model_config();
   // Experts are most of what is computed.
   const PackedWeight& typical = weights.layer(config.num_layers() - 1).experts.gate[0];
-  return {.operations = kernels::PeakOperations(engine.exec_context(), typical.format),
-          .bytes = kernels::ReadBandwidth(engine.exec_context(), memory.data(), memory.size())};
+  return Ceilings{.operations = kernels::PeakOperations(ctx, typical.format),
+                  .bytes = kernels::ReadBandwidth(ctx, memory.data(), memory.size())};
 }
 
 absl::StatusOr<BatchBenchResult> RunBatchBench(MoeEngine& engine, const BatchBenchOptions& options) {

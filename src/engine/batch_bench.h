@@ -33,12 +33,13 @@ struct BatchBenchResult {
   PhaseResult decode;
 };
 
-// Operations and bytes a second that the machine has to give to this engine: its best in a few samples.
+// Operations and bytes a second that the device has to give to this engine: its best in a few samples. Of a GPU: a
+// large product by cuBLAS (0 where the machine has none), and a copy inside its memory.
 struct Ceilings {
   double operations = 0;
   double bytes = 0;
 };
-Ceilings MeasureCeilings(const MoeEngine& engine);
+absl::StatusOr<Ceilings> MeasureCeilings(const MoeEngine& engine);
 
 // Runs all prompts, in steps as large as the engine takes, then a token of every sequence at a time. INVALID_ARGUMENT
 // where the engine has too few slots, positions or blocks.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -14,6 +13,7 @@
 #include "model/family.h"
 #include "model/open_model.h"
 #include "tensor/cuda_devices.h"
+#include "tensor/cuda_memory.h"
 
 namespace moed {
 namespace {
@@ -47,17 +47,17 @@ absl::Status CheckOptions(const MoeEngineOptions& options) {
   MOED_RETURN_IF_ERROR(check("max_num_seqs", options.max_num_seqs, 1, 65536));
   MOED_RETURN_IF_ERROR(check("max_num_batched_tokens", options.max_num_batched_tokens, 1, 1 << 20));
   MOED_RETURN_IF_ERROR(check("threads", options.num_threads, 0, 1024));
+  if (const DType kv = options.kv_cache_dtype.value_or(DType::kF32);
+      kv != DType::kF32 && kv != DType::kBF16 && kv != DType::kF16 && kv != DType::kI8) {
+    return Unimplemented("kv_cache_dtype {} is not supported; fp32, bf16, fp16 and int8 are", DTypeName(kv));
+  }
+  if (!(options.gpu_memory_utilization > 0.0 && options.gpu_memory_utilization <= 1.0)) {
+    return InvalidArgument("gpu_memory_utilization is {}; it must be in (0, 1]", options.gpu_memory_utilization);
+  }
   if (options.isa && *options.isa > BestIsa()) {
     return InvalidArgument("cpu_isa is {}; this processor has {} at best", IsaName(*options.isa), IsaName(BestIsa()));
   }
   return absl::OkStatus();
-}
-
-template <typename T>
-TensorView CopyToWorkspace(Workspace* workspace, const std::vector<T>& values) {
-  TensorView view = workspace->Tensor({static_cast<int64_t>(values.size())}, DTypeOf<T>::value);
-  if (!values.empty()) std::memcpy(view.data, values.data(), values.size() * sizeof(T));
-  return view;
 }
 
 // Warns of tensors that the model has no use for. Layers behind the last are heads that predict further tokens
@@ -82,41 +82,52 @@ void ReportUnused(const ModelConfig& config, const std::vector<std::string>& nam
 }
 
 // Where the model is computed; logged where it was left to us.
-absl::StatusOr<Device> ResolveDevice(const std::optional<Device>& wanted) {
-  if (wanted && wanted->type == DeviceType::kCpu) return *wanted;
+absl::StatusOr<Device> ResolveDevice(const std::optional<Device>& wanted, const ModelConfig& config) {
   std::string reason;
-  MOED_ASSIGN_OR_RETURN(const Device device, ChooseDevice(wanted, ListCudaDevices(), &reason));
-  if (device.type == DeviceType::kCuda) {
-    const absl::Status missing = Unimplemented("the engine does not compute on GPUs yet");
-    if (wanted) return Annotate(missing, fmt::format("device {}", DeviceName(device)));
-    MOED_LOG_INFO("device auto: cpu ({}; {})", Message(missing), reason);
-    return Device{};
+  const bool needs_list = !wanted || wanted->type == DeviceType::kCuda;
+  MOED_ASSIGN_OR_RETURN(Device device, needs_list ? ChooseDevice(wanted, ListCudaDevices(), &reason) : *wanted);
+  if (const absl::Status able = TransformerDecoder::CheckDevice(config, device); !able.ok()) {
+    if (wanted) return Annotate(able, fmt::format("device {}", DeviceName(device)));
+    reason = std::string(Message(able));
+    device = Device{};
   }
-  MOED_LOG_INFO("device auto: {} ({})", DeviceName(device), reason);
+  if (!wanted) MOED_LOG_INFO("device auto: {} ({})", DeviceName(device), reason);
   return device;
 }
 
 }  // namespace
 
-MoeEngine::MoeEngine(const MoeEngineOptions& options, Device device)
-    : threads_(std::make_unique<ThreadPool>(options.num_threads > 0 ? options.num_threads : NumUsableCpus())),
-      workspace_(device) {
-  ctx_.device = device;
+MoeEngine::MoeEngine(const MoeEngineOptions& options)
+    : threads_(std::make_unique<ThreadPool>(options.num_threads > 0 ? options.num_threads : NumUsableCpus())) {
   ctx_.threads = threads_.get();
   ctx_.workspace = &workspace_;
   if (options.isa) ctx_.isa = *options.isa;
 }
 
+MoeEngine::~MoeEngine() {
+  // A step that nobody collects may still write to what is freed now.
+  if (stream_ != nullptr) stream_->Synchronize().IgnoreError();
+}
+
 absl::StatusOr<std::unique_ptr<MoeEngine>> MoeEngine::Load(const MoeEngineOptions& options) {
   MOED_RETURN_IF_ERROR(CheckOptions(options));
-  MOED_ASSIGN_OR_RETURN(const Device device, ResolveDevice(options.device));
   LoadOptions load{.load_format = options.load_format, .dummy_seed = options.dummy_seed};
   MOED_ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, OpenModel(options.model_dir, load));
-  std::unique_ptr<MoeEngine> engine(new MoeEngine(options, device));
+  std::unique_ptr<MoeEngine> engine(new MoeEngine(options));
   MOED_RETURN_IF_ERROR(engine->LoadModel(options, *checkpoint));
+  MOED_RETURN_IF_ERROR(engine->ReserveWorkspace(options));
   MOED_RETURN_IF_ERROR(engine->CreateCache(options));
   engine->FillInfo(options);
   return engine;
+}
+
+absl::Status MoeEngine::OpenDevice(Device device) {
+  ctx_.device = device;
+  if (device.type == DeviceType::kCpu) return absl::OkStatus();
+  MOED_ASSIGN_OR_RETURN(stream_, CudaStream::Create(device));
+  ctx_.stream = stream_.get();
+  workspace_ = Workspace(stream_.get());
+  return absl::OkStatus();
 }
 
 absl::Status MoeEngine::LoadModel(const MoeEngineOptions& options, Checkpoint& checkpoint) {
@@ -125,7 +136,9 @@ absl::Status MoeEngine::LoadModel(const MoeEngineOptions& options, Checkpoint& c
     return InvalidArgument("max_model_len is {}; the model was made for at most {} positions", options.max_model_len,
                            config.max_positions);
   }
-  // There is no arithmetic in fp16 on the CPU, and bf16 would lose its digits.
+  MOED_ASSIGN_OR_RETURN(const Device device, ResolveDevice(options.device, config));
+  MOED_RETURN_IF_ERROR(OpenDevice(device));
+  // There is no arithmetic in fp16, and bf16 would lose its digits.
   const DType own = config.checkpoint_dtype == DType::kBF16 ? DType::kBF16 : DType::kF32;
   const DType dtype = options.dtype.value_or(own);
   LoadProgress progress;
@@ -143,27 +156,89 @@ absl::Status MoeEngine::LoadModel(const MoeEngineOptions& options, Checkpoint& c
   return absl::OkStatus();
 }
 
-absl::Status MoeEngine::CreateCache(const MoeEngineOptions& options) {
-  const DType dtype = options.kv_cache_dtype.value_or(decoder_->weights().dtype());
-  if (dtype != DType::kF32 && dtype != DType::kBF16 && dtype != DType::kF16 && dtype != DType::kI8) {
-    return Unimplemented("kv_cache_dtype {} is not supported; fp32, bf16, fp16 and int8 are", DTypeName(dtype));
+namespace {
+
+// A step of `tokens` tokens in `sequences` sequences, to be measured: no view leads anywhere.
+DecoderBatch EmptyBatch(int64_t tokens, int64_t sequences, int64_t max_context, size_t num_groups, Device device) {
+  static char nothing;
+  const auto view = [&](int64_t size, DType dtype = DType::kI32) {
+    return TensorView(&nothing, {size}, dtype, device);
+  };
+  DecoderBatch batch;
+  batch.token_ids = batch.positions = view(tokens);
+  batch.context_lens = batch.logits_tokens = view(sequences);
+  batch.query_starts = view(sequences + 1);
+  batch.max_context = max_context;
+  batch.one_expert = {.weights = view(tokens, DType::kF32), .sorted_pairs = view(tokens), .offsets = view(2)};
+  for (size_t g = 0; g < num_groups; ++g) {
+    batch.groups.push_back(
+        {.slots = view(tokens, DType::kI64), .block_starts = view(sequences + 1), .block_ids = view(sequences)});
   }
+  return batch;
+}
+
+DType KvDType(const MoeEngineOptions& options, const ModelWeights& weights) {
+  return options.kv_cache_dtype.value_or(weights.dtype());
+}
+
+}  // namespace
+
+// On a GPU: the scratch memory of the largest step, found by going through steps of all sizes without running them.
+absl::Status MoeEngine::ReserveWorkspace(const MoeEngineOptions& options) {
+  if (ctx_.device.type == DeviceType::kCpu) return absl::OkStatus();
+  const std::vector<CacheSpec> specs = CacheSpecs(decoder_->config(), KvDType(options, decoder_->weights()));
+  MOED_ASSIGN_OR_RETURN(PagedKvCache one_block, PagedKvCache::Create(specs, options.block_size, 1, ctx_.device));
+  const int64_t blocks_per_context = (info_.max_context + options.block_size - 1) / options.block_size;
+  const int64_t max_tokens = options.max_num_batched_tokens;
+  size_t bytes = 0;
+  for (int64_t tokens = 1;; tokens = std::min(2 * tokens, max_tokens)) {
+    const int64_t sequences = std::min<int64_t>(tokens, options.max_num_seqs);
+    const size_t num_groups = one_block.groups().size();
+    const size_t inputs = StepInputs::MaxBytes(tokens, sequences, sequences, static_cast<int64_t>(num_groups),
+                                               blocks_per_context * sequences * static_cast<int64_t>(num_groups));
+    const DecoderBatch batch = EmptyBatch(tokens, sequences, info_.max_context, num_groups, ctx_.device);
+    bytes = std::max(bytes, workspace_.Measure([&] {
+      workspace_.Allocate(inputs);
+      decoder_->Forward(ctx_, batch, &one_block);
+    }));
+    if (tokens == max_tokens) break;
+  }
+  memory_plan_.workspace = bytes;
+  return workspace_.Reserve(bytes);
+}
+
+absl::StatusOr<int64_t> MoeEngine::NumKvBlocks(const MoeEngineOptions& options, uint64_t block_bytes) const {
+  if (options.kv_cache_bytes > 0) {
+    if (options.kv_cache_bytes >= block_bytes) return static_cast<int64_t>(options.kv_cache_bytes / block_bytes);
+    return InvalidArgument("kv_cache_memory is {}; one block of {} positions takes {}",
+                           HumanBytes(options.kv_cache_bytes), options.block_size, HumanBytes(block_bytes));
+  }
+  if (ctx_.device.type == DeviceType::kCuda) {
+    MOED_ASSIGN_OR_RETURN(const CudaMemory memory, CudaMemoryOf(ctx_.device));
+    const double may_use = options.gpu_memory_utilization * static_cast<double>(memory.total_bytes);
+    const double left = may_use - static_cast<double>(memory.total_bytes - memory.free_bytes);
+    if (left >= static_cast<double>(block_bytes)) return static_cast<int64_t>(left / static_cast<double>(block_bytes));
+    return ResourceExhausted(
+        "{} has no room for keys and values: of {}, gpu_memory_utilization {} lets {} be in use, and {} are (weights "
+        "{}, "
+        "scratch memory {})",
+        DeviceName(ctx_.device), HumanBytes(memory.total_bytes), options.gpu_memory_utilization,
+        HumanBytes(static_cast<uint64_t>(may_use)), HumanBytes(memory.total_bytes - memory.free_bytes),
+        HumanBytes(memory_plan_.weights), HumanBytes(memory_plan_.workspace));
+  }
+  const int64_t blocks_per_context = (info_.max_context + options.block_size - 1) / options.block_size;
+  const int64_t blocks = blocks_per_context * options.max_num_seqs;
+  const uint64_t available = AvailableMemory();
+  return available == 0 ? blocks : std::clamp<int64_t>(static_cast<int64_t>(available / 4 / block_bytes), 1, blocks);
+}
+
+absl::Status MoeEngine::CreateCache(const MoeEngineOptions& options) {
+  const DType dtype = KvDType(options, decoder_->weights());
   const std::vector<CacheSpec> specs = CacheSpecs(decoder_->config(), dtype);
   uint64_t bytes_per_position = 0;
   for (const CacheSpec& spec : specs) bytes_per_position += spec.bytes_per_position();
   const uint64_t block_bytes = bytes_per_position * options.block_size;
-
-  const int64_t blocks_per_context = (info_.max_context + options.block_size - 1) / options.block_size;
-  int64_t blocks = blocks_per_context * options.max_num_seqs;
-  if (options.kv_cache_bytes > 0) {
-    blocks = static_cast<int64_t>(options.kv_cache_bytes / block_bytes);
-    if (blocks < 1) {
-      return InvalidArgument("kv_cache_memory is {}; one block of {} positions takes {}",
-                             HumanBytes(options.kv_cache_bytes), options.block_size, HumanBytes(block_bytes));
-    }
-  } else if (const uint64_t available = AvailableMemory(); available > 0) {
-    blocks = std::clamp<int64_t>(available / 4 / block_bytes, 1, blocks);
-  }
+  MOED_ASSIGN_OR_RETURN(int64_t blocks, NumKvBlocks(options, block_bytes));
   blocks = std::min<int64_t>(blocks, std::numeric_limits<int32_t>::max());
   MOED_ASSIGN_OR_RETURN(cache_,
                         PagedKvCache::Create(specs, options.block_size, static_cast<int32_t>(blocks), ctx_.device));
@@ -189,64 +264,41 @@ void MoeEngine::FillInfo(const MoeEngineOptions& options) {
 }
 
 absl::StatusOr<Engine::Ticket> MoeEngine::Submit(const StepPlan& plan) {
-  MOED_CHECK(!ready_, "step {} was not collected", ready_->step);
+  MOED_CHECK(!in_flight_, "step {} was not collected", in_flight_->plan.step);
   MOED_RETURN_IF_ERROR(CheckPlan(plan, info_));
-  ready_ = Run(plan);
+  absl::Status status = Start(plan);
+  in_flight_.emplace(StepInFlight{plan, std::move(status)});
   return next_ticket_++;
 }
 
-absl::StatusOr<StepResult> MoeEngine::Collect(Ticket ticket) {
-  MOED_CHECK(ready_ && ticket + 1 == next_ticket_, "ticket {} is not out", ticket);
-  StepResult result = std::move(*ready_);
-  ready_.reset();
-  return result;
-}
-
-StepResult MoeEngine::Run(const StepPlan& plan) {
-  StepResult result;
-  result.step = plan.step;
+absl::Status MoeEngine::Start(const StepPlan& plan) {
+  if (stream_ != nullptr) stream_->MakeCurrent();
   for (const SlotInit& init : plan.slot_inits) slots_[init.slot] = SamplerSlot(init);
-  for (const BlockCopy& copy : plan.block_copies) cache_->CopyBlock(copy.group, copy.source, copy.destination);
-  if (plan.empty()) return result;
-  const Workspace::Scope scope(&workspace_);
-  DecoderOutput output = decoder_->Forward(ctx_, BuildBatch(plan), &*cache_);
-  result.expert_loads = std::move(output.expert_loads);
-  Sample(plan, output.logits, &result);
-  return result;
+  for (const BlockCopy& copy : plan.block_copies) {
+    cache_->CopyBlock(copy.group, copy.source, copy.destination, stream_.get());
+  }
+  if (plan.empty()) return outputs_.Fetch(ctx_, DecoderOutput());
+  std::vector<int32_t> last_tokens(slots_.size());
+  for (const int32_t slot : plan.slots) last_tokens[slot] = slots_[slot].last_token();
+  scope_.emplace(&workspace_);
+  MOED_ASSIGN_OR_RETURN(const DecoderBatch batch, inputs_.Make(ctx_, plan, last_tokens, cache_->block_size()));
+  return outputs_.Fetch(ctx_, decoder_->Forward(ctx_, batch, &*cache_));
 }
 
-DecoderBatch MoeEngine::BuildBatch(const StepPlan& plan) {
-  std::vector<int32_t> tokens = plan.token_ids;
-  std::vector<int32_t> context_lens(plan.slots.size());
-  for (int32_t s = 0; s < plan.num_sequences(); ++s) {
-    for (int32_t t = plan.query_starts[s]; t < plan.query_starts[s + 1]; ++t) {
-      if (tokens[t] == kPendingToken) tokens[t] = std::max(0, slots_[plan.slots[s]].last_token());
-    }
-    context_lens[s] = plan.positions[plan.query_starts[s + 1] - 1] + 1;
+absl::StatusOr<StepResult> MoeEngine::Collect(Ticket ticket) {
+  MOED_CHECK(in_flight_ && ticket + 1 == next_ticket_, "ticket {} is not out", ticket);
+  const StepInFlight step = *std::exchange(in_flight_, std::nullopt);
+  absl::Status status = outputs_.Wait(ctx_);  // even a step that failed may have work under way
+  StepResult result;
+  if (step.status.ok() && status.ok()) {
+    result.step = step.plan.step;
+    result.expert_loads = outputs_.ExpertLoads();
+    Sample(step.plan, outputs_.logits(), &result);
   }
-  std::vector<int32_t> rows;
-  for (const LogitsRow& row : plan.logits_rows) rows.push_back(row.token);
-
-  DecoderBatch batch;
-  batch.token_ids = CopyToWorkspace(&workspace_, tokens);
-  batch.positions = CopyToWorkspace(&workspace_, plan.positions);
-  batch.query_starts = CopyToWorkspace(&workspace_, plan.query_starts);
-  batch.context_lens = CopyToWorkspace(&workspace_, context_lens);
-  batch.logits_tokens = CopyToWorkspace(&workspace_, rows);
-  for (const BlockTables& tables : plan.block_tables) {
-    std::vector<int64_t> slots(tokens.size());
-    for (int32_t s = 0; s < plan.num_sequences(); ++s) {
-      for (int32_t t = plan.query_starts[s]; t < plan.query_starts[s + 1]; ++t) {
-        const int32_t position = plan.positions[t];
-        const int64_t block = tables.ids[tables.starts[s] + position / cache_->block_size()];
-        slots[t] = block * cache_->block_size() + position % cache_->block_size();
-      }
-    }
-    batch.groups.push_back({.slots = CopyToWorkspace(&workspace_, slots),
-                            .block_starts = CopyToWorkspace(&workspace_, tables.starts),
-                            .block_ids = CopyToWorkspace(&workspace_, tables.ids)});
-  }
-  return batch;
+  scope_.reset();
+  MOED_RETURN_IF_ERROR(step.status);
+  MOED_RETURN_IF_ERROR(status);
+  return result;
 }
 
 void MoeEngine::Sample(const StepPlan& plan, const TensorView& logits, StepResult* result) {

@@ -14,6 +14,8 @@
 #include "checkpoint/checkpoint.h"
 #include "engine/engine.h"
 #include "engine/sampler.h"
+#include "engine/step_inputs.h"
+#include "engine/step_outputs.h"
 #include "kv_cache/paged_kv_cache.h"
 #include "model/decoder.h"
 #include "model/weight_policy.h"
@@ -39,9 +41,12 @@ struct MoeEngineOptions {
   std::optional<DType> kv_cache_dtype;
   // Positions in a block. Smaller wastes less at the end of a sequence, larger reads faster. (--block-size)
   int32_t block_size = 16;
-  // Memory for the KV cache; 0: room for max_num_seqs whole contexts, but at most a quarter of the memory that is free
-  // once the weights are there. (--kv-cache-memory, bytes)
+  // Memory for the KV cache; 0: on the CPU room for max_num_seqs whole contexts, but at most a quarter of the memory
+  // that is free once the weights are there; on a GPU what gpu_memory_utilization leaves. (--kv-cache-memory, bytes)
   uint64_t kv_cache_bytes = 0;
+  // The part of a GPU's memory that may be in use when the model is loaded, all programs together. The rest is for what
+  // the driver takes and for steps that are larger than foreseen. (--gpu-memory-utilization)
+  double gpu_memory_utilization = 0.9;
   // Positions of a sequence at most; 0: what the model was trained for. (--max-model-len)
   int32_t max_model_len = 0;
   // Sequences that run at once. (--max-num-seqs)
@@ -62,17 +67,19 @@ struct MoeEngineOptions {
 struct MemoryPlan {
   uint64_t weights = 0;
   uint64_t kv_cache = 0;
+  uint64_t workspace = 0;  // of a GPU: the scratch memory of the largest step
   uint64_t kv_bytes_per_token = 0;
   int32_t kv_blocks = 0;
 };
 
-// On the CPU a step is computed inside Submit; Collect hands out its result. Load may run in any thread, afterwards one
-// thread owns the engine.
+// On the CPU a step is computed inside Submit, on a GPU it is enqueued there; Collect waits for it and samples. Load
+// may run in any thread, afterwards one thread owns the engine.
 class MoeEngine final : public Engine {
  public:
   // Errors: those of Checkpoint::Open, ReadModelConfig and ModelWeights::Load; INVALID_ARGUMENT for options that do not
   // fit the model (named); RESOURCE_EXHAUSTED when memory does not suffice.
   static absl::StatusOr<std::unique_ptr<MoeEngine>> Load(const MoeEngineOptions& options);
+  ~MoeEngine() override;
 
   const EngineInfo& info() const override { return info_; }
   absl::StatusOr<Ticket> Submit(const StepPlan& plan) override;
@@ -86,27 +93,38 @@ class MoeEngine final : public Engine {
   int num_threads() const { return threads_->num_threads(); }
 
  private:
-  MoeEngine(const MoeEngineOptions& options, Device device);
+  struct StepInFlight {
+    StepPlan plan;
+    absl::Status status;  // of enqueueing it
+  };
 
+  explicit MoeEngine(const MoeEngineOptions& options);
+
+  absl::Status OpenDevice(Device device);
   absl::Status LoadModel(const MoeEngineOptions& options, Checkpoint& checkpoint);
+  absl::Status ReserveWorkspace(const MoeEngineOptions& options);
+  absl::StatusOr<int64_t> NumKvBlocks(const MoeEngineOptions& options, uint64_t block_bytes) const;
   absl::Status CreateCache(const MoeEngineOptions& options);
   void FillInfo(const MoeEngineOptions& options);
 
-  DecoderBatch BuildBatch(const StepPlan& plan);
-  StepResult Run(const StepPlan& plan);
+  absl::Status Start(const StepPlan& plan);
   void Sample(const StepPlan& plan, const TensorView& logits, StepResult* result);
 
   EngineInfo info_;
   MemoryPlan memory_plan_;
   std::unique_ptr<ThreadPool> threads_;
+  std::unique_ptr<CudaStream> stream_;  // of a GPU; before all that it may still work on
   Workspace workspace_;
   ExecContext ctx_;
   std::optional<TransformerDecoder> decoder_;
   std::optional<PagedKvCache> cache_;
+  StepInputs inputs_;
+  StepOutputs outputs_;
   std::vector<SamplerSlot> slots_;  // [max_slots]
 
   Ticket next_ticket_ = 1;
-  std::optional<StepResult> ready_;  // of ticket next_ticket_ - 1, not collected yet
+  std::optional<StepInFlight> in_flight_;  // of ticket next_ticket_ - 1, not collected yet
+  std::optional<Workspace::Scope> scope_;  // of the step in flight
 };
 
 // INVALID_ARGUMENT when the plan does not fit the engine: an id, position, block or index out of range, or arrays whose

@@ -65,7 +65,7 @@ int64_t PagedKvCache::BytesPerBlock(int32_t group) const {
   return g.spec.bytes_per_position() * block_size_ * static_cast<int64_t>(g.layers.size());
 }
 
-void PagedKvCache::CopyBlock(int32_t group, int32_t source, int32_t destination) {
+void PagedKvCache::CopyBlock(int32_t group, int32_t source, int32_t destination, CudaStream* stream) {
   for (int32_t layer : groups_[group].layers) {
     const LayerCache& cache = layers_[layer];
     for (const TensorView* pages : {&cache.k_pages, &cache.k_scales, &cache.v_pages, &cache.v_scales}) {
@@ -73,7 +73,11 @@ void PagedKvCache::CopyBlock(int32_t group, int32_t source, int32_t destination)
       if (pages->empty() || (groups_[group].spec.v_in_k && in_keys)) continue;
       const size_t bytes = pages->num_bytes() / num_blocks_;
       char* base = pages->As<char>();
-      std::memcpy(base + destination * bytes, base + source * bytes, bytes);
+      if (stream != nullptr) {
+        stream->Copy(base + destination * bytes, base + source * bytes, bytes);
+      } else {
+        std::memcpy(base + destination * bytes, base + source * bytes, bytes);
+      }
     }
   }
 }

@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "kv_cache/cache_spec.h"
 #include "tensor/buffer.h"
+#include "tensor/cuda_stream.h"
 #include "tensor/tensor_view.h"
 
 namespace moed {
@@ -37,8 +38,8 @@ class PagedKvCache {
   // Bytes of one block over all layers of `group`.
   int64_t BytesPerBlock(int32_t group) const;
 
-  // Copies block `source` over block `destination` in all layers of the group.
-  void CopyBlock(int32_t group, int32_t source, int32_t destination);
+  // Copies block `source` over block `destination` in all layers of the group; on a GPU in `stream`.
+  void CopyBlock(int32_t group, int32_t source, int32_t destination, CudaStream* stream = nullptr);
 
  private:
   PagedKvCache() = default;

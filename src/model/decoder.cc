@@ -1,7 +1,6 @@
 #include "model/decoder.h"
 
-#include <algorithm>
-#include <numeric>
+#include <array>
 #include <utility>
 
 #include "kernels/embedding/embedding.h"
@@ -26,6 +25,14 @@ struct TransformerDecoder::Routing {
             .offsets = workspace.Tensor({experts + 1}, DType::kI32)};
   }
 
+  static Routing ToOneExpert(const DecoderBatch::OneExpert& expert) {
+    TensorView weights = expert.weights;
+    return {.ids = {},
+            .weights = weights.SplitLast(weights.dim(0), 1),
+            .sorted_pairs = expert.sorted_pairs,
+            .offsets = expert.offsets};
+  }
+
   TensorView ids;           // [num_tokens, top_k]
   TensorView weights;       // [num_tokens, top_k]
   TensorView sorted_pairs;  // [num_tokens * top_k]
@@ -41,10 +48,10 @@ struct TransformerDecoder::Activations {
   TensorView qkv;       // [num_tokens, q + k + v]
   TensorView attended;  // [num_tokens, num_heads * v_head_dim]
   TensorView router;    // [num_tokens, num_experts]
-  Routing experts;
-  Routing all;      // every token chooses expert 0 with weight 1: a dense layer, a shared expert
-  Routing gated;    // … with the sigmoid of a product as its weight
-  TensorView gate;  // [num_tokens, 1]: that product
+  Routing experts;      // `offsets` is that of the layer in DecoderOutput::expert_offsets
+  Routing all;          // every token chooses expert 0 with weight 1: a dense layer, a shared expert
+  Routing gated;        // … with the sigmoid of a product as its weight
+  TensorView gate;      // [num_tokens, 1]: that product
   bool has_branch = false;
 
   // normed = norm(residual + branch), the sum kept in `residual`.
@@ -76,6 +83,24 @@ absl::StatusOr<TransformerDecoder> TransformerDecoder::Create(ModelConfig config
   return TransformerDecoder(std::move(config), std::move(weights), std::move(rope));
 }
 
+absl::Status TransformerDecoder::CheckDevice(const ModelConfig& config, Device device) {
+  if (device.type == DeviceType::kCpu) return absl::OkStatus();
+  struct Need {
+    bool is_needed, is_there;
+    std::string_view op;
+  };
+  const std::array needs = {
+      Need{config.norm == NormKind::kLayer, kernels::kHasCudaLayerNorm, "layer_norm"},
+      Need{config.norm == NormKind::kRms, kernels::kHasCudaRmsNorm, "rms_norm"},
+      Need{config.num_moe_layers() > 0, kernels::kHasCudaMoeGating, "moe_gating"},
+      Need{true, kernels::kHasCudaMoeFfn, "moe_ffn"},
+  };
+  for (const Need& need : needs) {
+    if (need.is_needed && !need.is_there) return Unimplemented("the op {} does not run on GPUs yet", need.op);
+  }
+  return absl::OkStatus();
+}
+
 DecoderOutput TransformerDecoder::Forward(const ExecContext& ctx, const DecoderBatch& batch,
                                           PagedKvCache* cache) const {
   const AttentionConfig& attention = config_.attention;
@@ -90,28 +115,31 @@ DecoderOutput TransformerDecoder::Forward(const ExecContext& ctx, const DecoderB
   act.qkv = workspace.Tensor({tokens, weights_.layer(0).qkv.weight.n});
   act.attended = workspace.Tensor({tokens, int64_t{attention.num_heads} * attention.v_head_dim});
   const MoeConfig& moe = config_.moe;
-  if (config_.num_moe_layers() > 0) {
+  DecoderOutput out;
+  if (const int64_t moe_layers = config_.num_moe_layers(); moe_layers > 0) {
     act.router = workspace.Tensor({tokens, moe.num_experts});
     act.experts = Routing::Allocate(workspace, tokens, moe.num_experts, moe.top_k);
+    out.expert_offsets = workspace.Tensor({moe_layers, moe.num_experts + 1}, DType::kI32);
     if (moe.shared_gate) {
       act.gate = workspace.Tensor({tokens, 1});
       act.gated = Routing::Allocate(workspace, tokens, 1, 1);
     }
   }
-  act.all = Routing::Allocate(workspace, tokens, 1, 1);
-  std::fill_n(act.all.weights.As<float>(), tokens, 1.0f);
-  std::iota(act.all.sorted_pairs.As<int32_t>(), act.all.sorted_pairs.As<int32_t>() + tokens, 0);
-  act.all.offsets.As<int32_t>()[0] = 0;
-  act.all.offsets.As<int32_t>()[1] = static_cast<int32_t>(tokens);
+  act.all = Routing::ToOneExpert(batch.one_expert);
 
-  DecoderOutput out;
   kernels::Embedding(ctx, {.ids = batch.token_ids,
                            .table = weights_.embedding(),
                            .scale = config_.embedding_multiplier,
                            .out = act.residual});
+  int64_t moe_layer = 0;
   for (int32_t layer = 0; layer < config_.num_layers(); ++layer) {
     Attention(ctx, batch, cache->layer(layer), layer, &act);
-    FeedForward(ctx, layer, &act, &out);
+    if (config_.layers[layer].is_moe) {
+      const TensorView offsets = out.expert_offsets.Rows(moe_layer, moe_layer + 1);
+      act.experts.offsets = TensorView(offsets.data, {moe.num_experts + 1}, DType::kI32, offsets.device);
+      ++moe_layer;
+    }
+    FeedForward(ctx, layer, &act);
   }
   Logits(ctx, batch, &act, &out);
   return out;
@@ -132,6 +160,7 @@ kernels::PagedAttentionArgs AttentionArgs(const ModelConfig& config, const Decod
   args.context_lens = batch.context_lens;
   args.block_starts = group.block_starts;
   args.block_ids = group.block_ids;
+  args.max_context = batch.max_context;
   args.scale = config.attention.scale;
   args.window = config.layers[layer].window;
   return args;
@@ -201,8 +230,7 @@ void TransformerDecoder::MultiHeadLatentAttention(const ExecContext& ctx, const 
                    .attended = act->attended});
 }
 
-void TransformerDecoder::FeedForward(const ExecContext& ctx, int32_t layer, Activations* act,
-                                     DecoderOutput* out) const {
+void TransformerDecoder::FeedForward(const ExecContext& ctx, int32_t layer, Activations* act) const {
   const LayerWeights& weights = weights_.layer(layer);
   act->Norm(ctx, weights.ffn_norm, config_);
   if (!config_.layers[layer].is_moe) return Experts(ctx, weights.experts, act->all, /*accumulate=*/false, act);
@@ -225,10 +253,6 @@ void TransformerDecoder::FeedForward(const ExecContext& ctx, int32_t layer, Acti
                            .expert_offsets = act->experts.offsets});
   Experts(ctx, weights.experts, act->experts, /*accumulate=*/false, act);
   if (moe.shared_intermediate_size > 0) SharedExpert(ctx, weights, act);
-
-  const int32_t* offsets = act->experts.offsets.As<int32_t>();
-  std::vector<int32_t>& loads = out->expert_loads.emplace_back(moe.num_experts);
-  for (int32_t e = 0; e < moe.num_experts; ++e) loads[e] = offsets[e + 1] - offsets[e];
 }
 
 // branch += shared(normed), or its product with sigmoid(gate . normed): a router over one expert.

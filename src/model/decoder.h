@@ -28,12 +28,20 @@ struct DecoderBatch {
   };
   std::vector<Group> groups;  // [num_cache_groups]
   TensorView logits_tokens;   // i32 [num_rows]: the tokens whose logits are wanted
+  int64_t max_context = 0;    // the largest of context_lens, or more
+  // The routing of a layer in which every token goes to one expert: a dense one, a shared expert.
+  struct OneExpert {
+    TensorView weights;       // f32 [num_tokens]: ones
+    TensorView sorted_pairs;  // i32 [num_tokens]: 0, 1, 2, …
+    TensorView offsets;       // i32 [2]: 0 and num_tokens
+  } one_expert;
 };
 
 struct DecoderOutput {
   TensorView logits;  // f32 [num_rows, vocab], in the context's workspace
-  // Tokens that each expert took: [moe_layers][experts].
-  std::vector<std::vector<int32_t>> expert_loads;
+  // i32 [moe_layers, experts + 1], in the workspace: of the tokens of a layer sorted by expert, where each expert's
+  // begin.
+  TensorView expert_offsets;
 };
 
 // Weights and tables are immutable: one decoder may run with several contexts and caches.
@@ -43,7 +51,11 @@ class TransformerDecoder {
   static absl::StatusOr<TransformerDecoder> Create(ModelConfig config, ModelWeights weights, int32_t max_context,
                                                    Device device);
 
-  // Runs one step; keys and values go into `cache`. The output lives until the workspace's scope around the call ends.
+  // UNIMPLEMENTED, with the op, when this model needs one that has no body for the device.
+  static absl::Status CheckDevice(const ModelConfig& config, Device device);
+
+  // Runs one step, on a GPU enqueues it; keys and values go into `cache`. The output lives until the workspace's scope
+  // around the call ends.
   DecoderOutput Forward(const ExecContext& ctx, const DecoderBatch& batch, PagedKvCache* cache) const;
 
   const ModelConfig& config() const { return config_; }
@@ -64,7 +76,7 @@ class TransformerDecoder {
                              Activations* act) const;
   void MultiHeadLatentAttention(const ExecContext& ctx, const DecoderBatch& batch, const LayerCache& cache,
                                 int32_t layer, Activations* act) const;
-  void FeedForward(const ExecContext& ctx, int32_t layer, Activations* act, DecoderOutput* out) const;
+  void FeedForward(const ExecContext& ctx, int32_t layer, Activations* act) const;
   void SharedExpert(const ExecContext& ctx, const LayerWeights& weights, Activations* act) const;
   // act->branch = (or +=) what the experts make of act->normed.
   void Experts(const ExecContext& ctx, const ExpertWeights& weights, const Routing& routing, bool accumulate,

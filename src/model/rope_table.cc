@@ -106,10 +106,9 @@ RopeFrequencies ComputeRopeFrequencies(const RopeConfig& config, int64_t max_pos
 absl::StatusOr<RopeTable> RopeTable::Create(const RopeConfig& config, int32_t max_positions, Device device) {
   RopeTable table;
   const int64_t dim = config.rotary_dim, half = dim / 2;
-  MOED_ASSIGN_OR_RETURN(table.buffer_, Buffer::Allocate(max_positions * dim * sizeof(float), device));
-  table.cos_sin_ = TensorView(table.buffer_.data(), {max_positions, dim}, DType::kF32, device);
+  MOED_ASSIGN_OR_RETURN(Buffer host, Buffer::Allocate(max_positions * dim * sizeof(float)));
   const auto [radians, magnitude] = ComputeRopeFrequencies(config, max_positions);
-  float* row = table.cos_sin_.As<float>();
+  float* row = static_cast<float*>(host.data());
   for (int32_t position = 0; position < max_positions; ++position, row += dim) {
     for (int64_t i = 0; i < half; ++i) {
       const float angle = static_cast<float>(position) * radians[i];
@@ -117,6 +116,8 @@ absl::StatusOr<RopeTable> RopeTable::Create(const RopeConfig& config, int32_t ma
       row[half + i] = std::sin(angle) * magnitude;
     }
   }
+  MOED_ASSIGN_OR_RETURN(table.buffer_, Buffer::MoveTo(std::move(host), device));
+  table.cos_sin_ = TensorView(table.buffer_.data(), {max_positions, dim}, DType::kF32, device);
   return table;
 }
 

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/logging.h"
+#include "model/weight_staging.h"
 
 namespace moed {
 
@@ -171,6 +172,40 @@ absl::Status PackMatrixRows(const WeightMatrix& source, int64_t begin, int64_t e
   return absl::OkStatus();
 }
 
+// Moves what points into a region that was filled to where its bytes will be.
+class Relocation {
+ public:
+  Relocation(std::ptrdiff_t distance, Device device) : distance_(distance), device_(device) {}
+
+  void Move(TensorView* view) const {
+    if (view->empty()) return;
+    view->data = view->As<char>() + distance_;
+    view->device = device_;
+  }
+  void Move(PackedWeight* weight) const {
+    if (weight->data != nullptr) weight->data = static_cast<const char*>(weight->data) + distance_;
+  }
+  void Move(std::vector<PackedWeight>* weights) const {
+    for (PackedWeight& weight : *weights) Move(&weight);
+  }
+  void Move(Linear* linear) const { MoveAll(&linear->weight, &linear->bias); }
+  void Move(NormWeights* norm) const { MoveAll(&norm->weight, &norm->bias); }
+  void Move(ExpertWeights* w) const { MoveAll(&w->gate, &w->up, &w->down, &w->gate_bias, &w->up_bias, &w->down_bias); }
+  void Move(LatentAttentionWeights* w) const { MoveAll(&w->q_norm, &w->q_b, &w->kv_norm, &w->k_up, &w->v_up); }
+  void Move(LayerWeights* w) const {
+    MoveAll(&w->attention_norm, &w->qkv, &w->q_norm, &w->k_norm, &w->sinks, &w->latent, &w->output, &w->ffn_norm,
+            &w->router, &w->correction_bias, &w->experts, &w->shared, &w->shared_gate);
+  }
+  template <typename... Parts>
+  void MoveAll(Parts*... parts) const {
+    if (distance_ != 0) (Move(parts), ...);
+  }
+
+ private:
+  std::ptrdiff_t distance_;
+  Device device_;
+};
+
 enum class FfnPart { kGate, kUp, kDown };
 
 // Output i of gate or up in a tensor that holds both.
@@ -216,16 +251,22 @@ class WeightLoader {
         policy_(policy),
         dtype_(policy.dtype),
         ctx_(ctx),
-        progress_(progress) {}
+        progress_(progress),
+        staging_(ctx.device) {}
 
   absl::StatusOr<ModelWeights> Load() {
     weights_.dtype_ = dtype_;
     weights_.layers_.resize(config_.num_layers());
     MOED_RETURN_IF_ERROR(LoadOuter());
+    MOED_ASSIGN_OR_RETURN(std::ptrdiff_t distance, staging_.End());
+    Relocation(distance, ctx_.device).MoveAll(&weights_.embedding_, &weights_.lm_head_, &weights_.final_norm_);
     for (int32_t layer = 0; layer < config_.num_layers(); ++layer) {
       Report(static_cast<double>(layer) / config_.num_layers());
       MOED_RETURN_IF_ERROR(LoadLayer(layer));
+      MOED_ASSIGN_OR_RETURN(distance, staging_.End());
+      Relocation(distance, ctx_.device).MoveAll(&weights_.layers_[layer]);
     }
+    MOED_ASSIGN_OR_RETURN(weights_.buffers_, staging_.Finish());
     Report(1.0);
     return std::move(weights_);
   }
@@ -237,10 +278,9 @@ class WeightLoader {
 
   // A fresh region that the following Take calls cut up.
   absl::Status Reserve(size_t bytes) {
-    MOED_ASSIGN_OR_RETURN(Buffer buffer, Buffer::Allocate(bytes, ctx_.device));
-    region_ = static_cast<char*>(buffer.data());
+    MOED_ASSIGN_OR_RETURN(void* const region, staging_.Begin(bytes));
+    region_ = static_cast<char*>(region);
     region_left_ = bytes;
-    weights_.buffers_.push_back(std::move(buffer));
     return absl::OkStatus();
   }
 
@@ -588,6 +628,7 @@ class WeightLoader {
   const ExecContext& ctx_;
   const LoadProgress& progress_;
   ModelWeights weights_;
+  WeightStaging staging_;
   char* region_ = nullptr;
   size_t region_left_ = 0;
 };

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <utility>
 
+#include "tensor/cuda_memory.h"
+
 namespace moed {
 namespace {
 
@@ -15,16 +17,20 @@ constexpr size_t kHugePage = size_t{2} << 20;
 }  // namespace
 
 absl::StatusOr<Buffer> Buffer::Allocate(size_t bytes, Device device) {
-  if (device.type != DeviceType::kCpu) return Unimplemented("memory on a CUDA device is not in this build");
   Buffer buffer;
   buffer.device_ = device;
   buffer.size_ = bytes;
+  if (device.type == DeviceType::kCuda) {
+    MOED_ASSIGN_OR_RETURN(buffer.data_, AllocateCuda(bytes, device));
+    buffer.kind_ = Kind::kCuda;
+    return buffer;
+  }
   if (bytes >= kHugePage) {
     void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (data == MAP_FAILED) return ResourceExhausted("cannot get {} bytes of memory: {}", bytes, std::strerror(errno));
     madvise(data, bytes, MADV_HUGEPAGE);  // a hint: what it answers does not matter
     buffer.data_ = data;
-    buffer.mapped_ = true;
+    buffer.kind_ = Kind::kMapped;
     return buffer;
   }
   const size_t rounded = (bytes + kAlignment) / kAlignment * kAlignment;  // never zero
@@ -34,12 +40,36 @@ absl::StatusOr<Buffer> Buffer::Allocate(size_t bytes, Device device) {
   return buffer;
 }
 
+absl::StatusOr<Buffer> Buffer::AllocatePinned(size_t bytes) {
+  Buffer buffer;
+  buffer.size_ = bytes;
+  MOED_ASSIGN_OR_RETURN(buffer.data_, moed::AllocatePinned(bytes));
+  buffer.kind_ = Kind::kPinned;
+  return buffer;
+}
+
+absl::StatusOr<Buffer> Buffer::MoveTo(Buffer host, Device device) {
+  if (device.type == DeviceType::kCpu) return host;
+  MOED_ASSIGN_OR_RETURN(Buffer buffer, Allocate(host.size(), device));
+  MOED_RETURN_IF_ERROR(CopyToCuda(buffer.data(), host.data(), host.size(), device));
+  return buffer;
+}
+
 Buffer::~Buffer() {
   if (data_ == nullptr) return;
-  if (mapped_) {
-    munmap(data_, size_);
-  } else {
-    std::free(data_);
+  switch (kind_) {
+    case Kind::kHeap:
+      std::free(data_);
+      break;
+    case Kind::kMapped:
+      munmap(data_, size_);
+      break;
+    case Kind::kCuda:
+      FreeCuda(data_, device_);
+      break;
+    case Kind::kPinned:
+      FreePinned(data_);
+      break;
   }
 }
 
@@ -48,7 +78,7 @@ Buffer::Buffer(Buffer&& other) noexcept { *this = std::move(other); }
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
-  std::swap(mapped_, other.mapped_);
+  std::swap(kind_, other.kind_);
   std::swap(device_, other.device_);
   return *this;
 }

@@ -1,8 +1,10 @@
 // The CUDA runtime's part in builds with CUDA. All calls of the runtime but the kernels' launches are here.
 #include <cuda_runtime_api.h>
 
-#include "base/logging.h"
+#include "base/text.h"
 #include "tensor/cuda_devices.h"
+#include "tensor/cuda_memory.h"
+#include "tensor/cuda_stream.h"
 
 namespace moed {
 namespace {
@@ -55,6 +57,119 @@ absl::StatusOr<std::vector<CudaDeviceInfo>> ListCudaDevices() {
     devices.push_back(std::move(info));
   }
   return devices;
+}
+
+// ----------------------------------------------------------------------------------------------------------- memory
+
+namespace {
+
+absl::Status Failed(std::string_view what, cudaError_t error) {
+  return Internal("{}: {}", what, cudaGetErrorString(error));
+}
+
+absl::Status NoMemory(size_t bytes, Device device) {
+  cudaGetLastError();  // a refused allocation is no error of what follows
+  const auto memory = CudaMemoryOf(device);
+  return ResourceExhausted("{} has no {} of memory left: {} of {} are free", DeviceName(device), HumanBytes(bytes),
+                           HumanBytes(memory.ok() ? memory->free_bytes : 0),
+                           HumanBytes(memory.ok() ? memory->total_bytes : 0));
+}
+
+}  // namespace
+
+absl::StatusOr<void*> AllocateCuda(size_t bytes, Device device) {
+  void* data = nullptr;
+  cudaError_t error = cudaSetDevice(device.index);
+  if (error == cudaSuccess) error = cudaMalloc(&data, bytes == 0 ? 1 : bytes);
+  if (error == cudaErrorMemoryAllocation) return NoMemory(bytes, device);
+  if (error == cudaSuccess) error = cudaMemset(data, 0, bytes);
+  // Streams of ours do not wait for the one that the zeros are written in.
+  if (error == cudaSuccess) error = cudaStreamSynchronize(nullptr);
+  if (error == cudaSuccess) return data;
+  if (data != nullptr) cudaFree(data);
+  return Failed(fmt::format("{} of memory on {}", HumanBytes(bytes), DeviceName(device)), error);
+}
+
+void FreeCuda(void* data, Device device) {
+  cudaSetDevice(device.index);
+  cudaFree(data);  // waits for what may still use it
+}
+
+absl::Status CopyToCuda(void* to, const void* from, size_t bytes, Device device) {
+  cudaError_t error = cudaSetDevice(device.index);
+  if (error == cudaSuccess) error = cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice);
+  if (error == cudaSuccess) error = cudaStreamSynchronize(nullptr);
+  return error == cudaSuccess ? absl::OkStatus() : Failed(fmt::format("copy of {}", HumanBytes(bytes)), error);
+}
+
+absl::StatusOr<void*> AllocatePinned(size_t bytes) {
+  void* data = nullptr;
+  const cudaError_t error = cudaHostAlloc(&data, bytes == 0 ? 1 : bytes, cudaHostAllocPortable);
+  if (error == cudaSuccess) return data;
+  cudaGetLastError();
+  if (error != cudaErrorMemoryAllocation) return Failed("pinned memory", error);
+  return ResourceExhausted("cannot get {} of pinned memory", HumanBytes(bytes));
+}
+
+void FreePinned(void* data) { cudaFreeHost(data); }
+
+absl::StatusOr<CudaMemory> CudaMemoryOf(Device device) {
+  size_t free = 0, total = 0;
+  cudaError_t error = cudaSetDevice(device.index);
+  if (error == cudaSuccess) error = cudaMemGetInfo(&free, &total);
+  if (error != cudaSuccess) return Failed(DeviceName(device), error);
+  return CudaMemory{.free_bytes = free, .total_bytes = total};
+}
+
+// ----------------------------------------------------------------------------------------------------------- streams
+
+absl::StatusOr<std::unique_ptr<CudaStream>> CudaStream::Create(Device device) {
+  cudaStream_t handle = nullptr;
+  cudaError_t error = cudaSetDevice(device.index);
+  if (error == cudaSuccess) error = cudaStreamCreateWithFlags(&handle, cudaStreamNonBlocking);
+  if (error != cudaSuccess) return Failed(fmt::format("a stream on {}", DeviceName(device)), error);
+  return std::unique_ptr<CudaStream>(new CudaStream(device, handle));
+}
+
+CudaStream::~CudaStream() {
+  cudaStreamSynchronize(static_cast<cudaStream_t>(handle_));
+  cudaStreamDestroy(static_cast<cudaStream_t>(handle_));
+}
+
+void CudaStream::Copy(void* to, const void* from, size_t bytes) {
+  if (!is_open() || bytes == 0) return;
+  const cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, static_cast<cudaStream_t>(handle_));
+  if (error != cudaSuccess) Fail(Failed(fmt::format("copy of {}", HumanBytes(bytes)), error));
+}
+
+absl::Status CudaStream::Synchronize() {
+  const cudaError_t error = cudaStreamSynchronize(static_cast<cudaStream_t>(handle_));
+  if (error != cudaSuccess) Fail(Failed(DeviceName(device_), error));
+  return std::exchange(error_, absl::OkStatus());
+}
+
+void CudaStream::MakeCurrent() const { cudaSetDevice(device_.index); }
+
+absl::StatusOr<CudaEvent> CudaEvent::Create() {
+  cudaEvent_t handle = nullptr;
+  const cudaError_t error = cudaEventCreateWithFlags(&handle, cudaEventDisableTiming);
+  if (error != cudaSuccess) return Failed("an event", error);
+  return CudaEvent(handle);
+}
+
+CudaEvent::~CudaEvent() {
+  if (handle_ != nullptr) cudaEventDestroy(static_cast<cudaEvent_t>(handle_));
+}
+
+void CudaEvent::Record(CudaStream* stream) {
+  const cudaError_t error =
+      cudaEventRecord(static_cast<cudaEvent_t>(handle_), static_cast<cudaStream_t>(stream->handle()));
+  if (error != cudaSuccess) stream->Fail(Failed("an event", error));
+}
+
+absl::Status CudaEvent::Wait() const {
+  const cudaError_t error = cudaEventSynchronize(static_cast<cudaEvent_t>(handle_));
+  return error == cudaSuccess ? absl::OkStatus() : Failed("waiting for the device", error);
 }
 
 }  // namespace moed

@@ -4,6 +4,7 @@
 
 #include "base/cpu_info.h"
 #include "base/thread_pool.h"
+#include "tensor/cuda_stream.h"
 #include "tensor/tensor_view.h"
 #include "tensor/workspace.h"
 
@@ -17,8 +18,8 @@ struct ExecContext {
   Isa isa = BestIsa();
   // Scratch memory of the step.
   Workspace* workspace = nullptr;
-  // CUDA: the cudaStream_t that ops are enqueued on; ops never wait for it.
-  void* stream = nullptr;
+  // CUDA: where ops are enqueued; they never wait for it.
+  CudaStream* stream = nullptr;
 };
 
 }  // namespace moed

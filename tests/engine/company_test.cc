@@ -12,6 +12,7 @@
 #include "scheduler/policy.h"
 #include "scheduler/scheduler.h"
 #include "tests/support/serve_all.h"
+#include "tests/support/test_device.h"
 
 namespace moed {
 namespace {
@@ -89,7 +90,7 @@ class CompanyTest : public testing::TestWithParam<Variant> {
 
   std::unique_ptr<MoeEngine> LoadEngine(int32_t kv_blocks = 400) {
     MoeEngineOptions options;
-    options.device = Device{};
+    options.device = test::DeviceUnderTest();
     options.model_dir = dir_.string();
     options.load_format = LoadFormat::kDummy;
     options.dtype = GetParam().dtype;

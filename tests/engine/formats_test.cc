@@ -18,6 +18,7 @@
 #include "tests/support/gguf_writer.h"
 #include "tests/support/seeded_checkpoint.h"
 #include "tests/support/temp_dir.h"
+#include "tests/support/test_device.h"
 
 namespace moed {
 namespace {
@@ -27,7 +28,7 @@ using testing::TempDir;
 
 std::vector<float> Logits(const std::string& model, const std::vector<int32_t>& ids, DType dtype = DType::kF32) {
   MoeEngineOptions options;
-  options.device = Device{};
+  options.device = test::DeviceUnderTest();
   options.model_dir = model;
   options.dtype = dtype;
   options.num_threads = 2;

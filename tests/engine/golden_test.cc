@@ -14,6 +14,7 @@
 #include "scheduler/policy.h"
 #include "scheduler/scheduler.h"
 #include "tests/support/serve_all.h"
+#include "tests/support/test_device.h"
 
 namespace moed {
 namespace {
@@ -74,7 +75,7 @@ Golden ReadGolden(const std::string& name) {
 
 std::unique_ptr<MoeEngine> LoadEngine(const std::string& name, DType dtype) {
   MoeEngineOptions options;
-  options.device = Device{};
+  options.device = test::DeviceUnderTest();
   options.model_dir = ModelDir(name);
   options.dtype = dtype;
   options.num_threads = 2;

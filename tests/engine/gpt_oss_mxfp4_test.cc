@@ -15,6 +15,7 @@
 #include "engine/score.h"
 #include "tests/support/seeded_checkpoint.h"
 #include "tests/support/temp_dir.h"
+#include "tests/support/test_device.h"
 
 namespace moed {
 namespace {
@@ -71,7 +72,7 @@ std::vector<float> Logits(const nlohmann::json& config, const Tensors& tensors) 
   const absl::Status written = WriteSafetensors(dir.File("model.safetensors"), tensors.views());
   EXPECT_TRUE(written.ok()) << written;
   MoeEngineOptions options;
-  options.device = Device{};
+  options.device = test::DeviceUnderTest();
   options.model_dir = dir.path();
   options.dtype = DType::kF32;
   options.num_threads = 2;

@@ -21,6 +21,7 @@
 #include "tests/support/seeded_checkpoint.h"
 #include "tests/support/serve_all.h"
 #include "tests/support/temp_dir.h"
+#include "tests/support/test_device.h"
 
 namespace moed {
 namespace {
@@ -96,7 +97,7 @@ class SeededGoldenTest : public ::testing::TestWithParam<std::string> {
     const absl::Status written = testing::WriteSeededWeights(manifest_, dir_.path());
     EXPECT_TRUE(written.ok()) << written;
     MoeEngineOptions options;
-    options.device = Device{};
+    options.device = test::DeviceUnderTest();
     options.model_dir = dir_.path();
     options.dtype = dtype;
     options.num_threads = 2;

@@ -3,8 +3,12 @@
 #ifndef TESTS_SUPPORT_SIMT_SIMT_H_
 #define TESTS_SUPPORT_SIMT_SIMT_H_
 
+#include <optional>
+
+#include "tensor/cuda_stream.h"
 #include "tests/support/simt/device_functions.h"
 #include "tests/support/simt/ptx.h"
+#include "tests/support/simt/runtime.h"
 #include "tests/support/simt/scheduler.h"
 
 #define MOED_SIMT 1
@@ -21,7 +25,13 @@ namespace moed::simt {
 
 template <typename... Parameters>
 void Launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_shared_bytes,
-            void* /*stream*/, std::type_identity_t<Parameters>... arguments) {
+            CudaStream* stream, std::type_identity_t<Parameters>... arguments) {
+  if (stream != nullptr && !stream->is_open()) return;
+  std::optional<DeviceMemoryAccess> access;
+  if (stream != nullptr) {
+    BeforeLaunch(stream->handle());
+    access.emplace();
+  }
   // The parameters are copied once, as at a launch.
   auto call = [&] { kernel(arguments...); };
   LaunchGrid(
