@@ -17,6 +17,9 @@
 
 namespace moed {
 
+// The integers that blocks of a type consist of; nothing for other types.
+std::optional<IntegerScheme> IntegersOf(const GgufType& type);
+
 // Memory-mapped. Immutable after Open, hence thread-safe.
 class GgufFile {
  public:

@@ -230,6 +230,13 @@ absl::StatusOr<TensorView> GgufCheckpoint::Get(std::string_view name, std::initi
   return TensorView(it->second.data(), shape, DType::kF32);
 }
 
+std::optional<IntegerScheme> GgufCheckpoint::StoredIntegers(std::string_view name, int64_t count, int64_t /*rows*/,
+                                                            int64_t /*columns*/) {
+  const std::optional<Resolved> resolved = Resolve(name);
+  if (count != 0 || !resolved.has_value()) return std::nullopt;
+  return IntegersOf(*resolved->location->tensor->type);
+}
+
 void GgufCheckpoint::Release(std::string_view name) {
   const std::optional<Resolved> resolved = Resolve(name);
   if (!resolved.has_value()) return;

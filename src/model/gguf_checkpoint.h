@@ -28,6 +28,8 @@ class GgufCheckpoint final : public Checkpoint {
   // in fp32.
   absl::StatusOr<TensorView> Get(std::string_view name, std::initializer_list<int64_t> shape) override;
   absl::StatusOr<WeightMatrix> GetMatrix(std::string_view name, int64_t rows, int64_t columns) override;
+  std::optional<IntegerScheme> StoredIntegers(std::string_view name, int64_t count, int64_t rows,
+                                              int64_t columns) override;
   void Release(std::string_view name) override;
   bool Has(std::string_view name) const override { return Resolve(name).has_value(); }
   // By the names of the file.
