@@ -216,11 +216,11 @@ absl::StatusOr<WeightMatrix> GgufFile::Matrix(const Location& location, int64_t 
       std::make_shared<BlockMatrix>(*tensor.type, reinterpret_cast<const uint8_t*>(data), rows, columns));
 }
 
-void GgufFile::Release(const Location& location, int64_t index) const {
+void GgufFile::Release(const Location& location, std::optional<int64_t> index) const {
   const GgufTensor& tensor = *location.tensor;
   const uint64_t count = tensor.shape.size() > 2 ? tensor.shape[tensor.shape.size() - 3] : 1;
-  const uint64_t bytes = tensor.num_bytes / count;
-  shards_[location.shard].file.DontNeed(tensor.offset + bytes * index, bytes);
+  const uint64_t bytes = index.has_value() ? tensor.num_bytes / count : tensor.num_bytes;
+  shards_[location.shard].file.DontNeed(tensor.offset + bytes * static_cast<uint64_t>(index.value_or(0)), bytes);
 }
 
 }  // namespace moed

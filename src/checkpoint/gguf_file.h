@@ -56,8 +56,9 @@ class GgufFile {
   // one row. UNIMPLEMENTED names a type that is not supported. Views live as long as this.
   absl::StatusOr<WeightMatrix> Matrix(const Location& location, int64_t index = 0) const;
 
-  // Says that the matrix has been packed and its memory can go; touching it again reads it again.
-  void Release(const Location& location, int64_t index = 0) const;
+  // Says that matrix `index`, or all of the tensor, has been packed and its memory can go; touching it again reads it
+  // again.
+  void Release(const Location& location, std::optional<int64_t> index) const;
 
  private:
   struct Shard {

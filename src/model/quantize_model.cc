@@ -501,7 +501,10 @@ class ModelQuantizer {
 
 absl::StatusOr<QuantizeReport> QuantizeModel(Checkpoint& checkpoint, const std::string& out,
                                              const QuantizeOptions& options, ThreadPool* threads) {
-  if (checkpoint.total_bytes() == 0 || !fs::exists(checkpoint.dir() + "/config.json")) {
+  const std::vector<TensorInfo> tensors = checkpoint.List();
+  const bool is_safetensors = std::all_of(tensors.begin(), tensors.end(),
+                                          [](const TensorInfo& info) { return info.file.ends_with(".safetensors"); });
+  if (tensors.empty() || !is_safetensors) {
     return Unimplemented("{}: only a folder of safetensors can be quantised", checkpoint.dir());
   }
   return ModelQuantizer(checkpoint, options, threads).Run(out);

@@ -324,8 +324,9 @@ class WeightLoader {
                                               void* destination) {
     MOED_ASSIGN_OR_RETURN(const WeightMatrix source, checkpoint_.GetMatrix(name, n, k));
     MOED_RETURN_IF_ERROR(Pack(source, 0, n, format, destination));
+    MOED_ASSIGN_OR_RETURN(const ActivationRounding rounding, Rounding(source, format));
     checkpoint_.Release(name);
-    return PackedWeight{.data = destination, .n = n, .k = k, .format = format, .activations = Rounding(source, format)};
+    return PackedWeight{.data = destination, .n = n, .k = k, .format = format, .activations = rounding};
   }
 
   // Calls body(begin, end) over pieces of [0, count) in all threads; the first error ends up here.
