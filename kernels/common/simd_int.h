@@ -96,8 +96,8 @@ constexpr bool kHasNarrowDots = true;
 #else
 constexpr bool kHasNarrowDots = false;
 #endif
-// So many products of a weight below 16 and an activation of 127 at most, in pairs, fit in 16 bits.
-constexpr int kNarrowDots = 32767 / (2 * 15 * 127);
+// So many products of a weight below 16 and an activation of 128 in magnitude at most, in pairs, fit in 16 bits.
+constexpr int kNarrowDots = 32767 / (2 * 15 * 128);
 typedef int16_t VecI16 __attribute__((vector_size(kLanes * 4)));
 
 // Four activations of eight bits in every output's place.

@@ -21,11 +21,12 @@ namespace moed::kernels::MOED_ISA {
 // good as zero.
 MOED_ALWAYS_INLINE float InverseScale(float largest) { return largest < 1e-30f ? 0.0f : 127.0f / largest; }
 
-// v * inverse to the nearest integer, to even where two are as near, in [-127, 127]; NaN gives some integer too.
-MOED_ALWAYS_INLINE VecI32 QuantizeToInt(VecF32 v, float inverse) {
-  const VecF32 x = Min(Max(v * inverse, Set(-127.0f)), Set(127.0f));
-  return reinterpret_cast<VecI32>(x + 12582912.0f) - 0x4b400000;
+// x to the nearest integer, to even where two are as near, in [low, 127]; NaN gives some integer too.
+MOED_ALWAYS_INLINE VecI32 RoundToInt(VecF32 x, float low) {
+  return reinterpret_cast<VecI32>(Min(Max(x, Set(low)), Set(127.0f)) + 12582912.0f) - 0x4b400000;
 }
+// v * inverse likewise, in [-127, 127].
+MOED_ALWAYS_INLINE VecI32 QuantizeToInt(VecF32 v, float inverse) { return RoundToInt(v * inverse, -127.0f); }
 
 }  // namespace moed::kernels::MOED_ISA
 

@@ -21,6 +21,11 @@ absl::Status Check(const BatchedGemmArgs& args) {
   for (int64_t head = 0; head < heads; ++head) {
     MOED_RETURN_IF_ERROR(
         CheckPackedWeight(fmt::format("weights[{}]", head), args.weights[head], args.weights[0].n, args.x.dim(2)));
+    if (args.weights[head].activations != args.weights[0].activations) {
+      return InvalidArgument("weights[{}] takes activations rounded to {}; it must be {} like the first", head,
+                             ActivationRoundingName(args.weights[head].activations),
+                             ActivationRoundingName(args.weights[0].activations));
+    }
     if (args.weights[head].format != args.weights[0].format) {
       return InvalidArgument("weights[{}] is packed as {}; it must be {} like the first", head,
                              args.weights[head].format.ToString(), args.weights[0].format.ToString());

@@ -80,7 +80,7 @@ void RunProducts(const ExecContext& ctx, int64_t num_products, int64_t m, const 
   const PackedWeight& weight = *product_at(0).weight;
   if (weight.n == 0) return;
   const Workspace::Scope scope(ctx.workspace);
-  const TileFormat format(weight.format, weight.k);
+  const TileFormat format(weight);
   const int64_t num_tiles = NumTiles(m, format.max_rows()), product_bytes = m * format.row_bytes();
   const char* packed = nullptr;  // a single row may be its own tile
   if (m > 1 || format.NeedsPacking(1)) packed = PackRows(ctx, num_products, product_at, m, format, num_tiles);

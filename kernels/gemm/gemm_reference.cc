@@ -7,27 +7,60 @@
 
 namespace moed::kernels::reference {
 
-std::vector<double> AsMultiplied(const std::vector<float>& x, WeightFormat format) {
+namespace {
+
+// The largest magnitude of x[begin, end); NaN where there is an infinity or a NaN.
+float LargestMagnitude(const std::vector<float>& x, size_t begin, size_t end) {
+  float largest = 0;
+  for (size_t i = begin; i < end; ++i) {
+    if (!std::isfinite(x[i])) return NAN;
+    largest = std::max(largest, std::abs(x[i]));
+  }
+  return largest;
+}
+
+// The number of E4M3 nearest to x, |x| <= 448, to even.
+double NearestFp8(double x) {
+  const int exponent = x == 0 ? -6 : std::max(std::ilogb(x), -6);
+  return std::ldexp(std::nearbyint(std::ldexp(x, 3 - exponent)), exponent - 3);
+}
+
+}  // namespace
+
+// Scales and quotients in floats, as the bodies have them, so that a value between two numbers goes to the same one.
+std::vector<double> AsMultiplied(const std::vector<float>& x, const PackedWeight& weight) {
+  const WeightFormat format = weight.format;
   std::vector<double> result(x.begin(), x.end());
-  if (!format.is_integer()) return result;
-  for (size_t begin = 0; begin < x.size(); begin += format.group_size) {
-    const size_t end = std::min(x.size(), begin + format.group_size);
-    float largest = 0;
+  size_t block = x.size();
+  if (weight.activations == ActivationRounding::kNone) {
+    if (!format.is_integer()) return result;
+    block = format.group_size;
+  } else if (weight.activations == ActivationRounding::kFp8Block) {
+    block = 128;
+  }
+  for (size_t begin = 0; begin < x.size(); begin += block) {
+    const size_t end = std::min(x.size(), begin + block);
+    const float largest = LargestMagnitude(x, begin, end);
     for (size_t i = begin; i < end; ++i) {
-      largest = std::isfinite(x[i]) ? std::max(largest, std::abs(x[i])) : NAN;
-      if (std::isnan(largest)) break;
-    }
-    // In floats, as the bodies do it, so that a value between two integers goes to the same one.
-    const float inverse = largest < 1e-30f ? 0 : 127 / largest;
-    for (size_t i = begin; i < end; ++i) {
-      result[i] = std::isnan(largest) ? NAN : std::nearbyint(x[i] * inverse) * (static_cast<double>(largest) / 127);
+      if (std::isnan(largest)) {
+        result[i] = NAN;
+      } else if (weight.activations == ActivationRounding::kNone) {
+        const float inverse = largest < 1e-30f ? 0 : 127 / largest;
+        result[i] = std::nearbyint(x[i] * inverse) * (static_cast<double>(largest) / 127);
+      } else if (weight.activations == ActivationRounding::kInt8Row) {
+        const float scale = largest / 127.5f;
+        result[i] = scale == 0 ? 0 : std::min<double>(std::nearbyint(x[i] / scale), 127) * scale;
+      } else {
+        const float scale = largest / 448;
+        result[i] = scale == 0 ? 0 : NearestFp8(std::clamp(x[i] / scale, -448.0f, 448.0f)) * scale;
+      }
     }
   }
   return result;
 }
 
 std::vector<double> Product(const std::vector<float>& x, const PackedWeight& weight) {
-  const std::vector<double> multiplied = AsMultiplied(x, weight.format);
+  const std::vector<double> multiplied = AsMultiplied(x, weight);
   std::vector<double> result(weight.n);
   for (int64_t output = 0; output < weight.n; ++output) {
     for (int64_t i = 0; i < weight.k; ++i) result[output] += multiplied[i] * PackedElement(weight, output, i);

@@ -214,9 +214,10 @@ struct Table {
 }  // namespace integer_micro_kernel
 
 // Quantises `count` rows of `k` floats, group by group, and writes them as a tile: the largest magnitude of a group
-// becomes 127. A row with an infinity or a NaN has NaN as that group's scale.
+// becomes 127. A row with an infinity or a NaN has NaN as that group's scale. `by_row`: as ActivationRounding::kInt8Row
+// says.
 void QuantizeTile(const float* const* rows, int count, int64_t k, const IntegerLayout& layout, int32_t offset,
-                  void* tile);
+                  bool by_row, void* tile);
 
 }  // namespace moed::kernels::MOED_ISA
 

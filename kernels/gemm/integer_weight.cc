@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 namespace moed::kernels {
 namespace {
@@ -24,6 +25,7 @@ inline float Round(float x) {
 // The scale as it is stored.
 Half ToStoredScale(float scale) { return ToHalf(scale / PackedWeight::kScaleUnit); }
 float FromStoredScale(Half scale) { return ToFloat(scale) * PackedWeight::kScaleUnit; }
+constexpr float kLargestScale = 65504 * PackedWeight::kScaleUnit;
 
 // Integers of a group under `scale`, as floats.
 void Quantize(const float* x, int64_t n, float scale, Range range, float* q) {
@@ -74,7 +76,6 @@ absl::StatusOr<Half> QuantizeGroup(const float* x, int64_t n, WeightFormat::Type
     poison += x[i] * 0.0f;
   }
   const float largest = -low > high ? low : high;
-  constexpr float kLargestScale = 65504 * PackedWeight::kScaleUnit;
   const float limit = kLargestScale * static_cast<float>(range.high);
   if (!(poison == 0) || std::abs(largest) > limit) {
     return InvalidArgument("a weight is {}; as {} it must be finite and at most {} in magnitude",
@@ -87,39 +88,65 @@ absl::StatusOr<Half> QuantizeGroup(const float* x, int64_t n, WeightFormat::Type
   return stored;
 }
 
-// The group of (output, group index) in the packed matrix, from its first byte, and its output's place in a step.
+// The group of (output, group index) in the packed matrix, from its first byte.
 char* GroupOf(void* data, const IntegerLayout& layout, int64_t k, int64_t output, int64_t group) {
   return static_cast<char*>(data) + output / kPanel * layout.PanelBytes(k) + layout.GroupOffset(group);
 }
 
+// Writes one output's codes [padded] of a group and their scale.
+void WriteGroup(const int8_t* codes, int64_t padded, Half scale, const IntegerLayout& layout, WeightFormat::Type type,
+                int64_t lane, char* group) {
+  auto* const bytes = reinterpret_cast<uint8_t*>(group) + lane * 4;
+  if (type == WeightFormat::Type::kInt8) {
+    for (int64_t i = 0; i < padded; ++i) bytes[i / 4 * kPanel * 4 + i % 4] = static_cast<uint8_t>(codes[i] + 128);
+  } else {
+    for (int64_t i = 0; i < padded; i += 8) {
+      for (int64_t j = 0; j < 4; ++j) {
+        bytes[i / 8 * kPanel * 4 + j] = static_cast<uint8_t>((codes[i + j] + 8) | (codes[i + 4 + j] + 8) << 4);
+      }
+    }
+  }
+  std::memcpy(group + layout.DataBytes(padded) + lane * 2, &scale, sizeof(scale));
+}
+
 }  // namespace
 
-absl::Status PackIntegerRow(const float* row, int64_t output, int64_t k, WeightFormat format, void* destination) {
-  const IntegerLayout layout(format);
-  const int64_t lane = output % kPanel;
+absl::Status QuantizeIntegerRow(const float* row, int64_t k, WeightFormat format, int8_t* codes, float* scales) {
   alignas(64) float q[kMaxGroup];
+  for (int64_t first = 0; first < k; first += format.group_size) {
+    const int64_t n = std::min<int64_t>(format.group_size, k - first);
+    MOED_ASSIGN_OR_RETURN(const Half scale, QuantizeGroup(row + first, n, format.type, q));
+    for (int64_t i = 0; i < n; ++i) codes[first + i] = static_cast<int8_t>(static_cast<int32_t>(q[i]));
+    *scales++ = FromStoredScale(scale);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PackIntegerCodes(const int8_t* codes, const float* scales, int64_t scale_inputs, int64_t output, int64_t k,
+                              WeightFormat format, void* destination) {
+  const IntegerLayout layout(format);
+  int8_t padded_codes[kMaxGroup];
   for (int64_t group = 0; group < layout.NumGroups(k); ++group) {
     const int64_t first = group * format.group_size, n = std::min<int64_t>(format.group_size, k - first);
     const int64_t padded = layout.GroupInputs(k, group);
-    MOED_ASSIGN_OR_RETURN(const Half scale, QuantizeGroup(row + first, n, format.type, q));
-    std::fill(q + n, q + padded, 0.0f);
-    char* const data = GroupOf(destination, layout, k, output, group);
-    auto* const bytes = reinterpret_cast<uint8_t*>(data) + lane * 4;
-    if (format.type == WeightFormat::Type::kInt8) {
-      for (int64_t i = 0; i < padded; ++i) {
-        bytes[i / 4 * kPanel * 4 + i % 4] = static_cast<uint8_t>(static_cast<int32_t>(q[i]) + 128);
-      }
-    } else {
-      for (int64_t i = 0; i < padded; i += 8) {
-        for (int64_t j = 0; j < 4; ++j) {
-          const int32_t low = static_cast<int32_t>(q[i + j]) + 8, high = static_cast<int32_t>(q[i + 4 + j]) + 8;
-          bytes[i / 8 * kPanel * 4 + j] = static_cast<uint8_t>(low | high << 4);
-        }
-      }
+    const float scale = scales[first / scale_inputs];
+    if (!(std::abs(scale) <= kLargestScale)) {
+      return InvalidArgument("the scale of output {}, input {} is {}; it must be finite and at most {} in magnitude",
+                             output, first, scale, kLargestScale);
     }
-    std::memcpy(data + layout.DataBytes(padded) + lane * 2, &scale, sizeof(scale));
+    std::copy_n(codes + first, n, padded_codes);
+    std::fill(padded_codes + n, padded_codes + padded, int8_t{0});
+    WriteGroup(padded_codes, padded, ToStoredScale(scale), layout, format.type, output % kPanel,
+               GroupOf(destination, layout, k, output, group));
   }
   return absl::OkStatus();
+}
+
+absl::Status PackIntegerRow(const float* row, int64_t output, int64_t k, WeightFormat format, void* destination) {
+  std::vector<int8_t> codes(k);
+  std::vector<float> scales(IntegerLayout(format).NumGroups(k));
+  MOED_RETURN_IF_ERROR(QuantizeIntegerRow(row, k, format, codes.data(), scales.data()));
+  return PackIntegerCodes(codes.data(), scales.data(), format.group_size, output, k, format, destination);
 }
 
 float IntegerElement(const PackedWeight& weight, int64_t output, int64_t input) {

@@ -1,10 +1,20 @@
-// Integer weights: from floats to packed groups and back.
+// Integer weights: from floats to integers, to packed groups and back.
 #ifndef KERNELS_GEMM_INTEGER_WEIGHT_H_
 #define KERNELS_GEMM_INTEGER_WEIGHT_H_
 
 #include "kernels/gemm/packed_weight.h"
 
 namespace moed::kernels {
+
+// Quantises row[0, k) as PackWeight does: codes [k] and the scale of each group, [ceil(k / group_size)], exactly as the
+// packed form holds it. Errors as PackWeight's.
+absl::Status QuantizeIntegerRow(const float* row, int64_t k, WeightFormat format, int8_t* codes, float* scales);
+
+// Writes integers that are there already, codes [k], as output `output` of an integer matrix. Input i is scaled by
+// scales[i / scale_inputs], where scale_inputs is a multiple of the format's group size or at least k. INVALID_ARGUMENT
+// for a scale that is not finite or beyond 63.9 in magnitude; others are rounded to the packed form's, if need be.
+absl::Status PackIntegerCodes(const int8_t* codes, const float* scales, int64_t scale_inputs, int64_t output, int64_t k,
+                              WeightFormat format, void* destination);
 
 // Quantises row[0, k), the weights of output `output`, and writes them to their places in an integer matrix.
 absl::Status PackIntegerRow(const float* row, int64_t output, int64_t k, WeightFormat format, void* destination);

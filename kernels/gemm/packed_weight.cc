@@ -118,6 +118,11 @@ int64_t PanelBytes(int64_t k, WeightFormat format) {
 
 }  // namespace
 
+std::string_view ActivationRoundingName(ActivationRounding rounding) {
+  constexpr std::string_view kNames[] = {"none", "int8 by row", "fp8 by row", "fp8 by blocks of a row"};
+  return kNames[static_cast<size_t>(rounding)];
+}
+
 size_t PackedBytes(int64_t n, int64_t k, WeightFormat format) {
   return static_cast<size_t>((n + kPanel - 1) / kPanel * PanelBytes(k, format));
 }
@@ -174,6 +179,11 @@ absl::Status CheckPackedWeight(std::string_view name, const PackedWeight& weight
   if (weight.n != n || weight.k != k || k < 1) {
     return InvalidArgument("{} is [{}, {}]; it must be [{}, {}] with at least one input", name, weight.n, weight.k, n,
                            k);
+  }
+  if (weight.format.is_integer() && weight.activations != ActivationRounding::kNone &&
+      weight.activations != ActivationRounding::kInt8Row) {
+    return InvalidArgument("{} is {} with activations rounded to {}; integers take none or int8 by row", name,
+                           weight.format.ToString(), ActivationRoundingName(weight.activations));
   }
   if (weight.data == nullptr || reinterpret_cast<uintptr_t>(weight.data) % 64 != 0) {
     return InvalidArgument("{} lies at {}; it must point to packed memory aligned to 64 bytes", name, weight.data);

@@ -2,11 +2,23 @@
 #ifndef KERNELS_GEMM_PACKED_WEIGHT_H_
 #define KERNELS_GEMM_PACKED_WEIGHT_H_
 
+#include <string_view>
+
 #include "base/status.h"
 #include "kernels/gemm/weight_format.h"
 #include "tensor/tensor_view.h"
 
 namespace moed::kernels {
+
+// What becomes of a row of x before it is multiplied with a weight, beyond what the weight's format asks for: as the
+// makers of some checkpoints quantised it when they chose the weights. A magnitude a is the row's largest.
+enum class ActivationRounding : uint8_t {
+  kNone,
+  kInt8Row,   // integers from -128 to 127, nearest to x / s, times s = a / 127.5
+  kFp8Row,    // the values of E4M3 (OCP 8-bit floating point 1.0) nearest to x / s, times s = a / 448
+  kFp8Block,  // likewise with a scale for each 128 inputs
+};
+std::string_view ActivationRoundingName(ActivationRounding rounding);
 
 // Borrowed memory of PackedBytes(n, k, format) bytes, aligned to 64, the same on every device: panels of kPanel
 // outputs, contiguous, outputs padded with zeros to whole panels; inside a panel k runs outermost, so that a kernel
@@ -28,6 +40,9 @@ struct PackedWeight {
   int64_t n = 0;  // outputs
   int64_t k = 0;  // inputs
   WeightFormat format;
+  // Of integer weights: kNone or kInt8Row, whose integers then are the ones that the kernels multiply. The CUDA bodies
+  // take kNone.
+  ActivationRounding activations = ActivationRounding::kNone;
 };
 
 // Bytes that the packed form of an [n, k] matrix takes.

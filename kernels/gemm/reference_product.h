@@ -8,9 +8,10 @@
 
 namespace moed::kernels::reference {
 
-// What a row x [k] is multiplied as: itself for a weight of floats; for integer weights, in each group, the nearest of
-// the 255 multiples of its largest magnitude / 127.
-std::vector<double> AsMultiplied(const std::vector<float>& x, WeightFormat format);
+// What a row x [k] is multiplied as: as the weight's ActivationRounding says; where it says nothing, itself for a
+// weight of floats, and for integer weights, in each group, the nearest of the 255 multiples of its largest magnitude /
+// 127.
+std::vector<double> AsMultiplied(const std::vector<float>& x, const PackedWeight& weight);
 
 // [n]: x * weight^T.
 std::vector<double> Product(const std::vector<float>& x, const PackedWeight& weight);

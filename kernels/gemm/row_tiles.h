@@ -3,6 +3,7 @@
 #define KERNELS_GEMM_ROW_TILES_H_
 
 #include "kernels/common/simd.h"
+#include "kernels/gemm/activation_rounding.h"
 #include "kernels/gemm/micro_kernel.h"
 
 namespace moed::kernels::MOED_ISA {
@@ -46,29 +47,37 @@ MOED_ALWAYS_INLINE void PackTile(const float* const* rows, int count, int64_t k,
   }
 }
 
-// What rows become before they are multiplied with weights of some format and `k` inputs.
+// What rows become before they are multiplied with weights of the same format, inputs and rounding as `weight`.
 struct TileFormat {
   int64_t k;
   bool is_integer;
+  ActivationRounding rounding;
   int32_t offset;  // by which the weights are raised
   IntegerLayout layout;
 
-  MOED_ALWAYS_INLINE TileFormat(WeightFormat weight, int64_t k)
-      : k(k),
-        is_integer(weight.type == WeightFormat::Type::kInt8 || weight.type == WeightFormat::Type::kInt4),
-        offset(weight.type == WeightFormat::Type::kInt8 ? 128 : 8),
-        layout(weight) {}
+  MOED_ALWAYS_INLINE explicit TileFormat(const PackedWeight& weight)
+      : k(weight.k),
+        is_integer(weight.format.type == WeightFormat::Type::kInt8 || weight.format.type == WeightFormat::Type::kInt4),
+        rounding(weight.activations),
+        offset(weight.format.type == WeightFormat::Type::kInt8 ? 128 : 8),
+        layout(weight.format) {}
 
   MOED_ALWAYS_INLINE int max_rows() const { return is_integer ? kMaxIntegerTileRows : kMaxFloatTileRows; }
   // Bytes that a tile takes for each of its rows.
   MOED_ALWAYS_INLINE int64_t row_bytes() const {
     return is_integer ? IntegerTileLayout(1, layout).TileBytes(layout, k) : k * static_cast<int64_t>(sizeof(float));
   }
+  // Whether a tile takes whole rows, whose largest magnitudes count.
+  MOED_ALWAYS_INLINE bool takes_rows() const { return is_integer || rounding != ActivationRounding::kNone; }
   // A tile of one row of floats is the row itself.
-  MOED_ALWAYS_INLINE bool NeedsPacking(int rows) const { return is_integer || rows > 1; }
+  MOED_ALWAYS_INLINE bool NeedsPacking(int rows) const { return takes_rows() || rows > 1; }
   MOED_ALWAYS_INLINE void Pack(const float* const* rows, int count, void* tile) const {
     if (is_integer) {
-      QuantizeTile(rows, count, k, layout, offset, tile);
+      QuantizeTile(rows, count, k, layout, offset, rounding == ActivationRounding::kInt8Row, tile);
+    } else if (rounding != ActivationRounding::kNone) {
+      const float* rounded[kMaxTileRows];
+      RoundActivations(rounding, rows, count, k, rounded);
+      PackTile(rounded, count, k, static_cast<float*>(tile));
     } else {
       PackTile(rows, count, k, static_cast<float*>(tile));
     }

@@ -9,6 +9,10 @@ namespace moed::kernels {
 namespace {
 
 absl::Status CheckSameFormat(std::string_view name, const PackedWeight& weight, const PackedWeight& first) {
+  if (weight.activations != first.activations) {
+    return InvalidArgument("{} takes activations rounded to {}; it must be {} as the first", name,
+                           ActivationRoundingName(weight.activations), ActivationRoundingName(first.activations));
+  }
   if (weight.format == first.format) return absl::OkStatus();
   return InvalidArgument("{} is packed as {}; it must be {} as the first", name, weight.format.ToString(),
                          first.format.ToString());

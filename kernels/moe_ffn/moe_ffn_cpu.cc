@@ -50,11 +50,11 @@ char* AllocateTiles(const ExecContext& ctx, const TileFormat& format, int64_t nu
 }
 
 Plan MakePlan(const ExecContext& ctx, const MoeFfnArgs& args) {
-  const int64_t hidden = args.x.dim(1), intermediate = args.gate[0].n, num_pairs = args.sorted_pairs.dim(0);
+  const int64_t intermediate = args.gate[0].n, num_pairs = args.sorted_pairs.dim(0);
   const int32_t* const offsets = args.expert_offsets.As<int32_t>();
   const int32_t* const pairs = args.sorted_pairs.As<int32_t>();
-  Plan plan = {.x_format = TileFormat(args.gate[0].format, hidden),
-               .hidden_format = TileFormat(args.down[0].format, intermediate),
+  Plan plan = {.x_format = TileFormat(args.gate[0]),
+               .hidden_format = TileFormat(args.down[0]),
                .packed_x = nullptr,
                .packed_hidden = nullptr,
                .experts = Allocate<ActiveExpert>(ctx, args.num_experts),
@@ -63,7 +63,7 @@ Plan MakePlan(const ExecContext& ctx, const MoeFfnArgs& args) {
                .num_tiles = 0,
                .max_tiles = 1};
   plan.packed_x = AllocateTiles(ctx, plan.x_format, num_pairs);
-  if (plan.hidden_format.is_integer) plan.packed_hidden = AllocateTiles(ctx, plan.hidden_format, num_pairs);
+  if (plan.hidden_format.takes_rows()) plan.packed_hidden = AllocateTiles(ctx, plan.hidden_format, num_pairs);
   float* const hidden_values = Allocate<float>(ctx, num_pairs * intermediate);
   const int x_rows = plan.x_format.max_rows(), hidden_rows = plan.hidden_format.max_rows();
   for (int64_t expert = 0; expert < args.num_experts; ++expert) {
@@ -106,7 +106,7 @@ void PackTiles(const ExecContext& ctx, const MoeFfnArgs& args, const Plan& plan)
   });
 }
 
-// Integers are scaled by groups of whole rows, so they wait until these are complete.
+// Integers and rounded rows are scaled by the largest of many values, so they wait until the rows are complete.
 void PackHidden(const ExecContext& ctx, const MoeFfnArgs& args, const Plan& plan) {
   if (plan.packed_hidden == nullptr) return;
   const int64_t intermediate = args.gate[0].n;
@@ -151,7 +151,7 @@ MOED_ALWAYS_INLINE void ActivateTile(const MoeFfnArgs& args, float* gate, const 
       Store(gate + i, ClampedSwiglu(Load(gate + i), Load(up + i), alpha, limit));
     }
   }
-  if (hidden_format.is_integer) {
+  if (hidden_format.takes_rows()) {
     for (int row = 0; row < rows; ++row) {
       std::memcpy(tile.hidden + row * hidden_format.k + column, gate + row * kPanel,
                   static_cast<size_t>(outputs) * sizeof(float));

@@ -48,6 +48,10 @@ absl::StatusOr<WeightMatrix> Checkpoint::GetStackedMatrix(std::string_view name,
   return WeightMatrix(TensorView(data, {rows, columns}, stack.dtype));
 }
 
+std::optional<IntegerScheme> Checkpoint::StoredIntegers(std::string_view, int64_t, int64_t, int64_t) {
+  return std::nullopt;
+}
+
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& dir, const LoadOptions& options) {
   MOED_RETURN_IF_ERROR(CheckModelPath(dir));
   absl::StatusOr<JsonFile> config = JsonFile::Read(dir + "/config.json");

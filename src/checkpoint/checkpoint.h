@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -79,10 +80,16 @@ class Checkpoint {
   virtual absl::StatusOr<WeightMatrix> GetMatrix(std::string_view name, int64_t rows, int64_t columns);
 
   // Matrix `index` of the stack `name`, [count, rows, columns], as experts lie in some checkpoints. Quantised stacks
-  // are asked for by the name of the plain one, as above; of MXFP4 that is GPT-OSS's "….experts.gate_up_proj", with
-  // outputs before inputs.
+  // are asked for by the name of the plain one, as above: their tensors have one dimension more. Of MXFP4 that is
+  // GPT-OSS's "….experts.gate_up_proj", with outputs before inputs.
   virtual absl::StatusOr<WeightMatrix> GetStackedMatrix(std::string_view name, int64_t index, int64_t count,
                                                         int64_t rows, int64_t columns);
+
+  // The scheme of the integers that the matrix of such a call consists of (`count` 0: GetMatrix, else
+  // GetStackedMatrix); nothing for other matrices, for integers in act-order, and where the call would fail. Reads no
+  // weights.
+  virtual std::optional<IntegerScheme> StoredIntegers(std::string_view name, int64_t count, int64_t rows,
+                                                      int64_t columns);
 
   // Gives the memory of a tensor or matrix back; views of it must not be used afterwards. Get may be called again.
   virtual void Release(std::string_view name) = 0;

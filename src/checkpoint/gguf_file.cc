@@ -18,10 +18,7 @@ constexpr int64_t kMaxShards = 99999;  // the names have five digits
 class BlockMatrix final : public QuantizedMatrix {
  public:
   BlockMatrix(const GgufType& type, const uint8_t* data, int64_t rows, int64_t columns)
-      : type_(type), data_(data), rows_(rows), columns_(columns) {
-    scheme_.bits = type.bits == 5 ? 8 : type.bits;  // codes of five bits are kept in bytes
-    scheme_.group_size = type.block_size;
-  }
+      : type_(type), data_(data), rows_(rows), columns_(columns), scheme_(IntegersOf(type)) {}
 
   int64_t rows() const override { return rows_; }
   int64_t columns() const override { return columns_; }
@@ -36,7 +33,7 @@ class BlockMatrix final : public QuantizedMatrix {
     }
   }
 
-  const IntegerScheme* integers() const override { return type_.bits > 0 ? &scheme_ : nullptr; }
+  const IntegerScheme* integers() const override { return scheme_.has_value() ? &*scheme_ : nullptr; }
   void ReadIntegers(int64_t begin, int64_t end, int8_t* codes, float* scales, int16_t* zeros) const override {
     const uint8_t* block = data_ + begin * row_blocks() * type_.block_bytes;
     for (int64_t i = begin * row_blocks(); i < end * row_blocks(); ++i) {
@@ -53,7 +50,7 @@ class BlockMatrix final : public QuantizedMatrix {
   const GgufType& type_;
   const uint8_t* data_;
   int64_t rows_, columns_;
-  IntegerScheme scheme_;
+  std::optional<IntegerScheme> scheme_;
 };
 
 // NAME of NAME-00001-of-0000N.gguf; empty when `path` is not the name of shard 1 of `count`.
@@ -63,6 +60,12 @@ std::string ShardStem(const std::string& path, int64_t count) {
 }
 
 }  // namespace
+
+std::optional<IntegerScheme> IntegersOf(const GgufType& type) {
+  if (type.bits == 0) return std::nullopt;
+  // Codes of five bits are kept in bytes.
+  return IntegerScheme{.bits = type.bits == 5 ? 8 : type.bits, .group_size = type.block_size};
+}
 
 absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path) {
   std::unique_ptr<GgufFile> file(new GgufFile(path));
@@ -213,11 +216,11 @@ absl::StatusOr<WeightMatrix> GgufFile::Matrix(const Location& location, int64_t 
       std::make_shared<BlockMatrix>(*tensor.type, reinterpret_cast<const uint8_t*>(data), rows, columns));
 }
 
-void GgufFile::Release(const Location& location, int64_t index) const {
+void GgufFile::Release(const Location& location, std::optional<int64_t> index) const {
   const GgufTensor& tensor = *location.tensor;
   const uint64_t count = tensor.shape.size() > 2 ? tensor.shape[tensor.shape.size() - 3] : 1;
-  const uint64_t bytes = tensor.num_bytes / count;
-  shards_[location.shard].file.DontNeed(tensor.offset + bytes * index, bytes);
+  const uint64_t bytes = index.has_value() ? tensor.num_bytes / count : tensor.num_bytes;
+  shards_[location.shard].file.DontNeed(tensor.offset + bytes * static_cast<uint64_t>(index.value_or(0)), bytes);
 }
 
 }  // namespace moed

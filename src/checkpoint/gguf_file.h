@@ -17,6 +17,9 @@
 
 namespace moed {
 
+// The integers that blocks of a type consist of; nothing for other types.
+std::optional<IntegerScheme> IntegersOf(const GgufType& type);
+
 // Memory-mapped. Immutable after Open, hence thread-safe.
 class GgufFile {
  public:
@@ -53,8 +56,9 @@ class GgufFile {
   // one row. UNIMPLEMENTED names a type that is not supported. Views live as long as this.
   absl::StatusOr<WeightMatrix> Matrix(const Location& location, int64_t index = 0) const;
 
-  // Says that the matrix has been packed and its memory can go; touching it again reads it again.
-  void Release(const Location& location, int64_t index = 0) const;
+  // Says that matrix `index`, or all of the tensor, has been packed and its memory can go; touching it again reads it
+  // again.
+  void Release(const Location& location, std::optional<int64_t> index) const;
 
  private:
   struct Shard {

@@ -96,29 +96,36 @@ class HeaderParser {
     MOED_ASSIGN_OR_RETURN(const std::string_view key, cursor_.String("a metadata key"));
     const std::string what = fmt::format("metadata {}", Quoted(key));
     MOED_ASSIGN_OR_RETURN(const uint32_t type, cursor_.Number<uint32_t>(what));
-    absl::StatusOr<GgufValue> value =
-        static_cast<ValueType>(type) == ValueType::kArray ? ReadArray(what) : ReadScalar(what, type);
-    MOED_RETURN_IF_ERROR(value.status());
-    if (!header_.metadata.emplace(key, *std::move(value)).second) {
+    GgufValue value;
+    if (static_cast<ValueType>(type) == ValueType::kArray) {
+      MOED_ASSIGN_OR_RETURN(value, ReadArray(what));
+    } else {
+      MOED_ASSIGN_OR_RETURN(const Scalar scalar, ReadScalar(what, type));
+      value = std::visit([](const auto& one) { return GgufValue(one); }, scalar);
+    }
+    if (!header_.metadata.emplace(key, std::move(value)).second) {
       return InvalidArgument("{} is given twice", what);
     }
     return absl::OkStatus();
   }
 
+  // What is not an array.
+  using Scalar = std::variant<bool, int64_t, double, std::string_view>;
+
   template <typename T>
-  absl::StatusOr<GgufValue> NumberAs(std::string_view what) {
+  absl::StatusOr<Scalar> NumberAs(std::string_view what) {
     MOED_ASSIGN_OR_RETURN(const T value, cursor_.Number<T>(what));
     if constexpr (std::is_floating_point_v<T>) {
-      return GgufValue(static_cast<double>(value));
+      return Scalar(static_cast<double>(value));
     } else {
       if (std::is_same_v<T, uint64_t> && static_cast<int64_t>(value) < 0) {
         return InvalidArgument("{} is {}; it must be below 2^63", what, value);
       }
-      return GgufValue(static_cast<int64_t>(value));
+      return Scalar(static_cast<int64_t>(value));
     }
   }
 
-  absl::StatusOr<GgufValue> ReadScalar(std::string_view what, uint32_t type) {
+  absl::StatusOr<Scalar> ReadScalar(std::string_view what, uint32_t type) {
     switch (static_cast<ValueType>(type)) {
       case ValueType::kU8:
         return NumberAs<uint8_t>(what);
@@ -143,11 +150,11 @@ class HeaderParser {
       case ValueType::kBool: {
         MOED_ASSIGN_OR_RETURN(const uint8_t value, cursor_.Number<uint8_t>(what));
         if (value > 1) return InvalidArgument("{} is a boolean of the value {}; it must be 0 or 1", what, value);
-        return GgufValue(value == 1);
+        return Scalar(value == 1);
       }
       case ValueType::kString: {
         MOED_ASSIGN_OR_RETURN(const std::string_view text, cursor_.String(what));
-        return GgufValue(text);
+        return Scalar(text);
       }
       case ValueType::kArray:
         return Unimplemented("{} is an array of arrays, which is not supported", what);
@@ -180,7 +187,7 @@ class HeaderParser {
     std::vector<T> elements;
     elements.reserve(count);
     for (uint64_t i = 0; i < count; ++i) {
-      MOED_ASSIGN_OR_RETURN(const GgufValue value, ReadScalar(what, type));
+      MOED_ASSIGN_OR_RETURN(const Scalar value, ReadScalar(what, type));
       if constexpr (std::is_same_v<T, int64_t>) {
         const bool* flag = std::get_if<bool>(&value);
         elements.push_back(flag != nullptr ? int64_t{*flag} : std::get<int64_t>(value));

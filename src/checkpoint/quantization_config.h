@@ -5,9 +5,11 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/status.h"
 #include "checkpoint/json_file.h"
+#include "checkpoint/weight_matrix.h"
 
 namespace moed {
 
@@ -20,16 +22,26 @@ struct QuantizationConfig {
     kMxfp4,              // "mxfp4": OCP Microscaling FP4, as GPT-OSS has its experts
   };
 
+  // Of some weights, and of the activations that they are multiplied with.
+  struct Scheme {
+    bool floats = false;     // E4M3 instead of integers
+    int bits = 8;            // 4 or 8
+    int64_t group_size = 0;  // inputs that share a scale; 0: what the shape of the scales says
+    ActivationScheme activations = ActivationScheme::kFloat;
+
+    bool operator==(const Scheme&) const = default;
+  };
+
   Method method = Method::kFp8;
-  // Of a weight: 4 or 8.
-  int bits = 8;
-  // Inputs that share a scale (kAwq, kGptq); 0: all of an output.
-  int64_t group_size = 0;
+  // One, or with kCompressedTensors one for each of config_groups: the shapes of a weight's tensors tell which is its.
+  std::vector<Scheme> schemes;
   // kGptq: zero points are stored less one, as the first format had it ("gptq_v2" does not).
   bool zeros_less_one = false;
-  // Whether the checkpoint was made for activations that are quantised too. The weights are used as they are and the
-  // activations stay floats, which is the more exact and not what the maker measured.
-  bool quantized_activations = false;
+  // kGptq: all zero points are the middle of the range.
+  bool symmetric = false;
+  // The checkpoint was made for activations with scales of their own that are in the file ("static"), which are not
+  // used: activations stay floats, which is the more exact and not what the maker measured.
+  bool static_activations = false;
 
   std::string ToString() const;
 };

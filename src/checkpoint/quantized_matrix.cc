@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "checkpoint/message_text.h"
@@ -26,8 +27,9 @@ inline int UnpackWord(const int32_t* words, int64_t index, int bits) {
 // Everything but where the codes, scales and zeros lie.
 class IntegerMatrix : public QuantizedMatrix {
  public:
-  IntegerMatrix(std::string_view kind, int64_t rows, int64_t columns, IntegerScheme scheme)
-      : kind_(kind), rows_(rows), columns_(columns), scheme_(scheme) {}
+  IntegerMatrix(std::string_view kind, int64_t rows, int64_t columns, IntegerScheme scheme,
+                ActivationScheme activations = ActivationScheme::kFloat)
+      : kind_(kind), rows_(rows), columns_(columns), scheme_(scheme), activations_(activations) {}
 
   int64_t rows() const override { return rows_; }
   int64_t columns() const override { return columns_; }
@@ -36,6 +38,7 @@ class IntegerMatrix : public QuantizedMatrix {
                        scheme_.group_of_input.empty() ? "" : " in act-order");
   }
   const IntegerScheme* integers() const override { return &scheme_; }
+  ActivationScheme activations() const override { return activations_; }
 
   void Dequantize(int64_t begin, int64_t end, float* out) const override {
     const int64_t num_groups = groups();
@@ -65,6 +68,7 @@ class IntegerMatrix : public QuantizedMatrix {
   std::string_view kind_;
   int64_t rows_, columns_;
   IntegerScheme scheme_;
+  ActivationScheme activations_;
 };
 
 // An element of a tensor of scales, which may be of any of three types.
@@ -147,9 +151,9 @@ class GptqMatrix final : public IntegerMatrix {
 class CompressedMatrix final : public IntegerMatrix {
  public:
   // `scale_step`: scales of an output, 0 where all outputs share one. `zeros` may be empty.
-  CompressedMatrix(int64_t rows, int64_t columns, IntegerScheme scheme, TensorView codes, TensorView scales,
-                   int64_t scale_step, TensorView zeros)
-      : IntegerMatrix("compressed-tensors", rows, columns, scheme),
+  CompressedMatrix(int64_t rows, int64_t columns, IntegerScheme scheme, ActivationScheme activations, TensorView codes,
+                   TensorView scales, int64_t scale_step, TensorView zeros)
+      : IntegerMatrix("compressed-tensors", rows, columns, scheme, activations),
         codes_(codes),
         scales_(scales),
         zeros_(zeros),
@@ -194,13 +198,14 @@ class Fp8Matrix final : public QuantizedMatrix {
  public:
   // A scale stands for [block_rows, block_columns] of the matrix.
   Fp8Matrix(int64_t rows, int64_t columns, TensorView codes, TensorView scales, int64_t block_rows,
-            int64_t block_columns)
+            int64_t block_columns, ActivationScheme activations)
       : rows_(rows),
         columns_(columns),
         codes_(codes),
         scales_(scales),
         block_rows_(block_rows),
-        block_columns_(block_columns) {
+        block_columns_(block_columns),
+        activations_(activations) {
     for (size_t i = 0; i < values_.size(); ++i) values_[i] = Fp8E4m3ToFloat(static_cast<uint8_t>(i));
   }
 
@@ -209,6 +214,7 @@ class Fp8Matrix final : public QuantizedMatrix {
   std::string ToString() const override {
     return fmt::format("FP8 E4M3 in blocks of {} x {}", block_rows_, block_columns_);
   }
+  ActivationScheme activations() const override { return activations_; }
   void Dequantize(int64_t begin, int64_t end, float* out) const override {
     const int64_t row_scales = CeilDivide(columns_, block_columns_);
     for (int64_t row = begin; row < end; ++row, out += columns_) {
@@ -225,6 +231,7 @@ class Fp8Matrix final : public QuantizedMatrix {
   int64_t rows_, columns_;
   TensorView codes_, scales_;
   int64_t block_rows_, block_columns_;
+  ActivationScheme activations_;
   std::array<float, 256> values_;
 };
 
@@ -275,7 +282,7 @@ class MatrixOpener {
       case QuantizationConfig::Method::kGptq:
         return OpenGptq();
       case QuantizationConfig::Method::kFp8:
-        return OpenFp8("weight_scale_inv");
+        return OpenFp8("weight_scale_inv", config_.schemes.front().activations);
       case QuantizationConfig::Method::kCompressedTensors:
         return OpenCompressed();
       case QuantizationConfig::Method::kMxfp4:
@@ -332,8 +339,14 @@ class MatrixOpener {
                            config_.ToString(), by);
   }
 
+  // Of methods with one scheme.
+  int64_t GroupSize() const {
+    const int64_t size = config_.schemes.front().group_size;
+    return size > 0 ? size : columns_;
+  }
+
   absl::StatusOr<WeightMatrix> OpenAwq() {
-    const int64_t group_size = config_.group_size > 0 ? config_.group_size : columns_;
+    const int64_t group_size = GroupSize();
     MOED_RETURN_IF_ERROR(CheckDivisible(rows_, 8, "the number of outputs"));
     MOED_RETURN_IF_ERROR(CheckDivisible(columns_, group_size, "the number of inputs"));
     const int64_t groups = columns_ / group_size;
@@ -345,8 +358,9 @@ class MatrixOpener {
   }
 
   absl::StatusOr<WeightMatrix> OpenGptq() {
-    const int64_t group_size = config_.group_size > 0 ? config_.group_size : columns_;
-    const int64_t per_word = 32 / config_.bits, groups = CeilDivide(columns_, group_size);
+    const int64_t group_size = GroupSize();
+    const int bits = config_.schemes.front().bits;
+    const int64_t per_word = 32 / bits, groups = CeilDivide(columns_, group_size);
     MOED_RETURN_IF_ERROR(CheckDivisible(rows_, per_word, "the number of outputs"));
     MOED_RETURN_IF_ERROR(CheckDivisible(columns_, per_word, "the number of inputs"));
     MOED_ASSIGN_OR_RETURN(const TensorView codes, Get("qweight", DType::kI32, {columns_ / per_word, rows_}));
@@ -354,13 +368,13 @@ class MatrixOpener {
     MOED_ASSIGN_OR_RETURN(const TensorView scales, GetScales("scales", groups, rows_));
     MOED_ASSIGN_OR_RETURN(const auto group_of_input, GetGroupOfInput("g_idx", group_size));
     const IntegerScheme scheme{
-        .bits = config_.bits, .group_size = group_size, .symmetric = false, .group_of_input = group_of_input};
+        .bits = bits, .group_size = group_size, .symmetric = config_.symmetric, .group_of_input = group_of_input};
     return WeightMatrix(
         std::make_shared<GptqMatrix>(rows_, columns_, scheme, config_.zeros_less_one, codes, zeros, scales));
   }
 
   // [ceil(n / a), ceil(k / b)] for the a and b that the shape of the scales leaves, or one for all.
-  absl::StatusOr<WeightMatrix> OpenFp8(std::string_view scale_part) {
+  absl::StatusOr<WeightMatrix> OpenFp8(std::string_view scale_part, ActivationScheme activations) {
     MOED_ASSIGN_OR_RETURN(const TensorView codes, Get("weight", DType::kU8, {rows_, columns_}));
     MOED_ASSIGN_OR_RETURN(const TensorView scales, GetScales(scale_part));
     constexpr int64_t kBlock = 128;
@@ -376,44 +390,92 @@ class MatrixOpener {
                    fmt::format("[{}, {}] for blocks of 128 x 128, [{}, 1] for outputs, or a single one",
                                CeilDivide(rows_, kBlock), CeilDivide(columns_, kBlock), rows_));
     }
-    return WeightMatrix(std::make_shared<Fp8Matrix>(rows_, columns_, codes, scales, block_rows, block_columns));
+    return WeightMatrix(
+        std::make_shared<Fp8Matrix>(rows_, columns_, codes, scales, block_rows, block_columns, activations));
+  }
+
+  absl::Status Ambiguous() const {
+    return Unimplemented(
+        "{}: two of quantization_config.config_groups fit its tensors, and they differ; such are not told apart by "
+        "their targets",
+        stem_);
+  }
+
+  absl::StatusOr<WeightMatrix> OpenCompressedFp8() {
+    std::optional<ActivationScheme> activations;
+    for (const QuantizationConfig::Scheme& scheme : config_.schemes) {
+      if (!scheme.floats) continue;
+      if (activations.has_value() && *activations != scheme.activations) return Ambiguous();
+      activations = scheme.activations;
+    }
+    return OpenFp8("weight_scale", activations.value_or(ActivationScheme::kFloat));
+  }
+
+  // The scheme among those of config.json that tensors with so many groups of inputs (0: one scale for the matrix) and,
+  // where they are packed, words in a row are of.
+  absl::StatusOr<QuantizationConfig::Scheme> FindScheme(int64_t num_groups, std::optional<int64_t> words) const {
+    std::optional<QuantizationConfig::Scheme> found;
+    for (QuantizationConfig::Scheme scheme : config_.schemes) {
+      if (scheme.floats) continue;
+      if (words.has_value() ? *words != CeilDivide(columns_ * scheme.bits, 32) : scheme.bits != 8) continue;
+      const int64_t groups = std::max<int64_t>(num_groups, 1);
+      if (scheme.group_size > 0 && groups != CeilDivide(columns_, scheme.group_size)) continue;
+      if (scheme.group_size == 0) scheme.group_size = CeilDivide(columns_, groups);
+      if (CeilDivide(columns_, scheme.group_size) != groups) continue;
+      if (groups == 1) scheme.group_size = columns_;
+      if (found.has_value() && *found != scheme) {
+        return Ambiguous();
+      }
+      found = scheme;
+    }
+    if (found.has_value()) return *found;
+    return InvalidArgument(
+        "{}: for a matrix [{}, {}] the tensors {} and {}{} fit none of quantization_config.config_groups", stem_, rows_,
+        columns_, Quoted(Name(words.has_value() ? "weight_packed" : "weight")), Quoted(Name("weight_scale")),
+        words.has_value() ? fmt::format(", {} words and {} groups a row,", *words, num_groups) : "");
+  }
+
+  // Scales of an output; 0 where there is one for all outputs.
+  absl::StatusOr<int64_t> ScaleStep(const TensorView& scales) const {
+    if (scales.num_elements() == 1) return 0;
+    const bool fits = (scales.rank == 1 || scales.rank == 2) && scales.dim(0) == rows_ && scales.num_elements() > 0;
+    if (!fits || scales.num_elements() / rows_ > columns_) {
+      return Wrong("weight_scale", scales, fmt::format("[{}, groups] or a single one", rows_));
+    }
+    return scales.rank == 2 ? scales.dim(1) : 1;
   }
 
   absl::StatusOr<WeightMatrix> OpenCompressed() {
-    const bool packed = source_.Has(Name("weight_packed"));
+    std::optional<int64_t> words;
     TensorView codes;
-    if (packed) {
-      const int64_t words = CeilDivide(columns_ * config_.bits, 32);
-      MOED_ASSIGN_OR_RETURN(codes, Get("weight_packed", DType::kI32, {rows_, words}));
+    if (source_.Has(Name("weight_packed"))) {
+      MOED_ASSIGN_OR_RETURN(codes, source_.GetRaw(Name("weight_packed")));
+      if (codes.dtype != DType::kI32 || codes.rank != 2 || codes.dim(0) != rows_) {
+        return Wrong("weight_packed", codes, fmt::format("int32[{}, words]", rows_));
+      }
+      words = codes.dim(1);
     } else {
       MOED_ASSIGN_OR_RETURN(codes, source_.GetRaw(Name("weight")));
-      if (codes.dtype == DType::kU8) return OpenFp8("weight_scale");
+      if (codes.dtype == DType::kU8) return OpenCompressedFp8();
       MOED_ASSIGN_OR_RETURN(codes, Get("weight", DType::kI8, {rows_, columns_}));
     }
-    IntegerScheme scheme{.bits = packed ? config_.bits : 8};
     MOED_ASSIGN_OR_RETURN(const TensorView scales, GetScales("weight_scale"));
-    int64_t scale_step = 0;
-    if (scales.num_elements() == 1) {
-      scheme.group_size = columns_;
-    } else if (scales.rank <= 2 && scales.dim(0) == rows_) {
-      scale_step = scales.rank == 2 ? scales.dim(1) : 1;
-      scheme.group_size = scale_step == 0 ? 0 : CeilDivide(columns_, scale_step);
-    }
-    if (scheme.group_size == 0 || CeilDivide(columns_, scheme.group_size) != std::max<int64_t>(scale_step, 1)) {
-      return Wrong("weight_scale", scales, fmt::format("[{}, groups] or a single one", rows_));
-    }
+    MOED_ASSIGN_OR_RETURN(const int64_t scale_step, ScaleStep(scales));
+    MOED_ASSIGN_OR_RETURN(const QuantizationConfig::Scheme found, FindScheme(scale_step, words));
+    IntegerScheme scheme{.bits = found.bits, .group_size = found.group_size};
     MOED_ASSIGN_OR_RETURN(scheme.group_of_input, GetGroupOfInput("weight_g_idx", scheme.group_size));
     TensorView zeros;
     if (source_.Has(Name("weight_zero_point"))) {
       MOED_ASSIGN_OR_RETURN(zeros, source_.GetRaw(Name("weight_zero_point")));
       const int64_t per_word = 32 / scheme.bits;
       const bool bytes = zeros.dtype == DType::kI8 && zeros.num_elements() == scales.num_elements();
-      const bool words =
+      const bool zero_words =
           zeros.dtype == DType::kI32 && scale_step > 0 && zeros.HasShape({CeilDivide(rows_, per_word), scale_step});
-      if (!bytes && !words) return Wrong("weight_zero_point", zeros, "one for each scale");
+      if (!bytes && !zero_words) return Wrong("weight_zero_point", zeros, "one for each scale");
       scheme.symmetric = false;
     }
-    return WeightMatrix(std::make_shared<CompressedMatrix>(rows_, columns_, scheme, codes, scales, scale_step, zeros));
+    return WeightMatrix(std::make_shared<CompressedMatrix>(rows_, columns_, scheme, found.activations, codes, scales,
+                                                           scale_step, zeros));
   }
 
   const QuantizationConfig& config_;
@@ -464,6 +526,32 @@ absl::StatusOr<WeightMatrix> OpenQuantizedMatrix(const QuantizationConfig& confi
   return MatrixOpener(config, source, name, rows, columns).Open();
 }
 
+namespace {
+
+// The tensors of one matrix of a stack.
+class StackSource final : public TensorSource {
+ public:
+  StackSource(TensorSource& stacks, int64_t index, int64_t count) : stacks_(stacks), index_(index), count_(count) {}
+
+  bool Has(std::string_view name) const override { return stacks_.Has(name); }
+  absl::StatusOr<TensorView> GetRaw(std::string_view name) override {
+    MOED_ASSIGN_OR_RETURN(const TensorView stack, stacks_.GetRaw(name));
+    if (stack.rank < 2 || stack.dim(0) != count_) {
+      return InvalidArgument("tensor {} is {}; it must hold {} matrices", Quoted(name), stack.ToString(), count_);
+    }
+    TensorView slice = stack;
+    slice.data = stack.As<char>() + index_ * stack.stride(0) * static_cast<int64_t>(DTypeSize(stack.dtype));
+    slice.rank = stack.rank - 1;
+    std::copy_n(stack.shape + 1, slice.rank, slice.shape);
+    std::copy_n(stack.strides + 1, slice.rank, slice.strides);
+    return slice;
+  }
+
+ private:
+  TensorSource& stacks_;
+  int64_t index_, count_;
+};
+
 absl::StatusOr<WeightMatrix> OpenMxfp4Matrix(TensorSource& source, std::string_view name, int64_t index, int64_t count,
                                              int64_t rows, int64_t columns) {
   const std::string blocks_name = fmt::format("{}_blocks", name), scales_name = fmt::format("{}_scales", name);
@@ -482,6 +570,18 @@ absl::StatusOr<WeightMatrix> OpenMxfp4Matrix(TensorSource& source, std::string_v
   const int64_t first_block = index * rows * row_blocks;
   return WeightMatrix(std::make_shared<Mxfp4Matrix>(rows, columns, blocks.As<uint8_t>() + first_block * kMxfp4Block / 2,
                                                     scales.As<uint8_t>() + first_block));
+}
+
+}  // namespace
+
+absl::StatusOr<WeightMatrix> OpenQuantizedStack(const QuantizationConfig& config, TensorSource& source,
+                                                std::string_view name, int64_t index, int64_t count, int64_t rows,
+                                                int64_t columns) {
+  if (config.method == QuantizationConfig::Method::kMxfp4) {
+    return OpenMxfp4Matrix(source, name, index, count, rows, columns);
+  }
+  StackSource one(source, index, count);
+  return OpenQuantizedMatrix(config, one, name, rows, columns);
 }
 
 }  // namespace moed

@@ -44,10 +44,12 @@ std::vector<std::string> QuantizedTensorNames(std::string_view name);
 absl::StatusOr<WeightMatrix> OpenQuantizedMatrix(const QuantizationConfig& config, TensorSource& source,
                                                  std::string_view name, int64_t rows, int64_t columns);
 
-// Matrix `index` [rows, columns] of `count` from NAME_blocks U8 [count, rows, columns / 32, 16] and NAME_scales U8
-// [count, rows, columns / 32]: the low half of a byte is the earlier element.
-absl::StatusOr<WeightMatrix> OpenMxfp4Matrix(TensorSource& source, std::string_view name, int64_t index, int64_t count,
-                                             int64_t rows, int64_t columns);
+// Matrix `index` [rows, columns] of the `count` of a stack: from the same tensors with one dimension [count] before the
+// others; with mxfp4 from NAME_blocks U8 [count, rows, columns / 32, 16] and NAME_scales U8 [count, rows, columns /
+// 32], where the low half of a byte is the earlier element.
+absl::StatusOr<WeightMatrix> OpenQuantizedStack(const QuantizationConfig& config, TensorSource& source,
+                                                std::string_view name, int64_t index, int64_t count, int64_t rows,
+                                                int64_t columns);
 
 // The value of an E4M3 number (OCP 8-bit floating point 1.0): no infinities, 0x7f and 0xff are NaN.
 float Fp8E4m3ToFloat(uint8_t bits);

@@ -73,9 +73,11 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> SafetensorsCheckpoint::Open(const st
 
 absl::Status SafetensorsCheckpoint::CheckQuantization() {
   MOED_ASSIGN_OR_RETURN(quantization_, ReadQuantizationConfig(config()));
-  if (quantization_.has_value() && quantization_->quantized_activations) {
-    MOED_LOG_WARNING("{}: {}: the checkpoint was made for quantised activations; here they stay floats", dir(),
-                     quantization_->ToString());
+  if (quantization_.has_value() && quantization_->static_activations) {
+    MOED_LOG_WARNING(
+        "{}: {}: the checkpoint was made for activations quantised in a way that is not done here; they "
+        "stay floats",
+        dir(), quantization_->ToString());
   }
   return absl::OkStatus();
 }
@@ -153,32 +155,65 @@ absl::StatusOr<TensorView> SafetensorsCheckpoint::Get(std::string_view name, std
   return file->Get(name);
 }
 
-absl::StatusOr<WeightMatrix> SafetensorsCheckpoint::GetMatrix(std::string_view name, int64_t rows, int64_t columns) {
-  if (quantization_.has_value()) {
-    // What the maker left as it was is plain.
-    const auto it = tensors_.find(name);
-    const bool plain =
-        it != tensors_.end() && it->second.entry->dtype.has_value() && *it->second.entry->dtype != DType::kI8;
-    if (!plain) {
-      auto matrix = OpenQuantizedMatrix(*quantization_, *this, name, rows, columns);
-      if (!matrix.ok()) return Annotate(matrix.status(), dir());
-      // Also those parts that say nothing new.
-      const std::lock_guard lock(mutex_);
-      for (const std::string& part : QuantizedTensorNames(name)) {
-        if (const auto used = tensors_.find(part); used != tensors_.end()) used_.insert(used->first);
-      }
-      return matrix;
-    }
+// Looks at tensors without reading them ahead or counting them as used.
+class SafetensorsCheckpoint::Peek final : public TensorSource {
+ public:
+  explicit Peek(const SafetensorsCheckpoint& checkpoint) : checkpoint_(checkpoint) {}
+  bool Has(std::string_view name) const override { return checkpoint_.Has(name); }
+  absl::StatusOr<TensorView> GetRaw(std::string_view name) override {
+    const auto it = checkpoint_.tensors_.find(name);
+    if (it == checkpoint_.tensors_.end()) return NotFound("there is no tensor {}", Quoted(name));
+    return it->second.file->GetRaw(name, /*read_ahead=*/false);
   }
-  return Checkpoint::GetMatrix(name, rows, columns);
+
+ private:
+  const SafetensorsCheckpoint& checkpoint_;
+};
+
+// What the maker left as it was is plain, and so is all where nothing was quantised.
+bool SafetensorsCheckpoint::IsPlain(std::string_view name) const {
+  if (!quantization_.has_value()) return true;
+  const auto it = tensors_.find(name);
+  return it != tensors_.end() && it->second.entry->dtype.has_value() && *it->second.entry->dtype != DType::kI8;
+}
+
+// Also those parts of a weight that say nothing new are used.
+void SafetensorsCheckpoint::MarkParts(std::string_view name) {
+  const std::lock_guard lock(mutex_);
+  for (const std::string& part : QuantizedTensorNames(name)) {
+    if (const auto used = tensors_.find(part); used != tensors_.end()) used_.insert(used->first);
+  }
+}
+
+absl::StatusOr<WeightMatrix> SafetensorsCheckpoint::GetMatrix(std::string_view name, int64_t rows, int64_t columns) {
+  if (IsPlain(name)) return Checkpoint::GetMatrix(name, rows, columns);
+  auto matrix = OpenQuantizedMatrix(*quantization_, *this, name, rows, columns);
+  if (!matrix.ok()) return Annotate(matrix.status(), dir());
+  MarkParts(name);
+  return matrix;
 }
 
 absl::StatusOr<WeightMatrix> SafetensorsCheckpoint::GetStackedMatrix(std::string_view name, int64_t index,
                                                                      int64_t count, int64_t rows, int64_t columns) {
-  const bool mxfp4 = quantization_.has_value() && quantization_->method == QuantizationConfig::Method::kMxfp4;
-  if (!mxfp4 || Has(name)) return Checkpoint::GetStackedMatrix(name, index, count, rows, columns);
-  auto matrix = OpenMxfp4Matrix(*this, name, index, count, rows, columns);
-  return matrix.ok() ? std::move(matrix) : Annotate(matrix.status(), dir());
+  if (IsPlain(name)) return Checkpoint::GetStackedMatrix(name, index, count, rows, columns);
+  auto matrix = OpenQuantizedStack(*quantization_, *this, name, index, count, rows, columns);
+  if (!matrix.ok()) return Annotate(matrix.status(), dir());
+  MarkParts(name);
+  return matrix;
+}
+
+std::optional<IntegerScheme> SafetensorsCheckpoint::StoredIntegers(std::string_view name, int64_t count, int64_t rows,
+                                                                   int64_t columns) {
+  if (IsPlain(name)) return std::nullopt;
+  Peek peek(*this);
+  const auto matrix = count == 0 ? OpenQuantizedMatrix(*quantization_, peek, name, rows, columns)
+                                 : OpenQuantizedStack(*quantization_, peek, name, 0, count, rows, columns);
+  std::optional<IntegerScheme> scheme;
+  if (matrix.ok() && matrix->integers() != nullptr && matrix->integers()->group_of_input.empty()) {
+    scheme = *matrix->integers();
+  }
+  Release(name);
+  return scheme;
 }
 
 absl::StatusOr<TensorView> SafetensorsCheckpoint::GetRaw(std::string_view name) {
@@ -188,7 +223,7 @@ absl::StatusOr<TensorView> SafetensorsCheckpoint::GetRaw(std::string_view name) 
     const std::lock_guard lock(mutex_);
     used_.insert(it->first);
   }
-  return it->second.file->GetRaw(name);
+  return it->second.file->GetRaw(name, /*read_ahead=*/true);
 }
 
 void SafetensorsCheckpoint::Release(std::string_view name) {

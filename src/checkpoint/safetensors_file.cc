@@ -28,21 +28,19 @@ const SafetensorsEntry* SafetensorsFile::Find(std::string_view name) const {
 
 absl::StatusOr<TensorView> SafetensorsFile::Get(std::string_view name) {
   const SafetensorsEntry* entry = Find(name);
+  if (entry != nullptr && entry->dtype.has_value()) return View(*entry, *entry->dtype, /*read_ahead=*/true);
   if (entry == nullptr) return NotFound("{}: there is no tensor \"{}\"", path(), name);
-  if (!entry->dtype.has_value()) {
-    return Unimplemented("{}: tensor \"{}\" is of type {}, which is not supported yet", path(), name,
-                         entry->dtype_name);
-  }
-  return View(*entry, *entry->dtype);
+  return Unimplemented("{}: tensor \"{}\" is of type {}, which is not supported yet", path(), name, entry->dtype_name);
 }
 
-absl::StatusOr<TensorView> SafetensorsFile::GetRaw(std::string_view name) {
+absl::StatusOr<TensorView> SafetensorsFile::GetRaw(std::string_view name, bool read_ahead) {
   const SafetensorsEntry* entry = Find(name);
-  if (entry == nullptr || entry->dtype.has_value() || !entry->dtype_name.starts_with("F8_")) return Get(name);
-  return View(*entry, DType::kU8);
+  if (entry != nullptr && entry->dtype.has_value()) return View(*entry, *entry->dtype, read_ahead);
+  if (entry != nullptr && entry->dtype_name.starts_with("F8_")) return View(*entry, DType::kU8, read_ahead);
+  return Get(name);
 }
 
-absl::StatusOr<TensorView> SafetensorsFile::View(const SafetensorsEntry& described, DType dtype) {
+absl::StatusOr<TensorView> SafetensorsFile::View(const SafetensorsEntry& described, DType dtype, bool read_ahead) {
   const SafetensorsEntry* const entry = &described;
   if (entry->shape.size() > TensorView::kMaxRank) {
     return Unimplemented("{}: tensor \"{}\" has {} dimensions; at most {} are supported", path(), entry->name,
@@ -58,7 +56,7 @@ absl::StatusOr<TensorView> SafetensorsFile::View(const SafetensorsEntry& describ
     stride *= view.shape[i];
   }
   const char* data = file_.data() + entry->offset;
-  file_.WillNeed(entry->offset, entry->num_bytes);
+  if (read_ahead) file_.WillNeed(entry->offset, entry->num_bytes);
   if (reinterpret_cast<uintptr_t>(data) % DTypeSize(view.dtype) == 0) {
     view.data = const_cast<char*>(data);
     return view;

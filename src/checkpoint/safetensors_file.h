@@ -39,7 +39,8 @@ class SafetensorsFile {
   absl::StatusOr<TensorView> Get(std::string_view name);
 
   // The same of any type of at most 8 bits an element as kU8, whose meaning the caller knows (F8_E4M3, F8_E8M0).
-  absl::StatusOr<TensorView> GetRaw(std::string_view name);
+  // `read_ahead`: its bytes are about to be read.
+  absl::StatusOr<TensorView> GetRaw(std::string_view name, bool read_ahead = true);
 
   // Says that the tensor has been packed and its memory can go. Views of it must not be used afterwards; Get gives a
   // new one. Unknown names are ignored.
@@ -47,7 +48,7 @@ class SafetensorsFile {
 
  private:
   SafetensorsFile(MappedFile file, SafetensorsHeader header);
-  absl::StatusOr<TensorView> View(const SafetensorsEntry& entry, DType dtype);
+  absl::StatusOr<TensorView> View(const SafetensorsEntry& entry, DType dtype, bool read_ahead);
 
   MappedFile file_;
   SafetensorsHeader header_;

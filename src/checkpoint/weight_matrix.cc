@@ -20,9 +20,8 @@ class RowSelection final : public QuantizedMatrix {
   void Dequantize(int64_t begin, int64_t end, float* out) const override {
     for (int64_t row = begin; row < end; ++row, out += columns()) source_.Read(rows_[row], rows_[row] + 1, out);
   }
-  const IntegerScheme* integers() const override {
-    return source_.is_plain() ? nullptr : source_.quantized().integers();
-  }
+  const IntegerScheme* integers() const override { return source_.integers(); }
+  ActivationScheme activations() const override { return source_.activations(); }
   void ReadIntegers(int64_t begin, int64_t end, int8_t* codes, float* scales, int16_t* zeros) const override {
     const int64_t groups = (columns() + integers()->group_size - 1) / integers()->group_size;
     for (int64_t row = begin; row < end; ++row, codes += columns(), scales += groups, zeros += groups) {

@@ -13,11 +13,20 @@
 
 namespace moed {
 
+// What a checkpoint's maker did to the activations that a matrix is multiplied with, row by row: they became numbers of
+// 8 bits with a scale that was found as they came.
+enum class ActivationScheme : uint8_t {
+  kFloat,      // nothing
+  kInt8Token,  // integers from -128 to 127; the scale of a row is its largest magnitude / 127.5
+  kFp8Token,   // E4M3; the scale of a row is its largest magnitude / 448
+  kFp8Block,   // E4M3; likewise of each 128 inputs of a row
+};
+
 // Integers with a scale for each group of inputs of an output: weight = scale * (code - zero).
 struct IntegerScheme {
   int bits = 8;            // codes lie in [-2^(bits-1), 2^(bits-1)), zeros in [-2^(bits-1), 2^(bits-1)]
   int64_t group_size = 0;  // inputs that share a scale; the number of inputs where an output has only one
-  bool symmetric = true;   // all zeros are 0
+  bool symmetric = true;   // all zeros are 0, says the checkpoint
   // GPTQ's act-order: the group of each input, [columns]. Empty: input i is in group i / group_size.
   std::span<const int32_t> group_of_input;
 };
@@ -41,6 +50,8 @@ class QuantizedMatrix {
   // groups].
   virtual const IntegerScheme* integers() const { return nullptr; }
   virtual void ReadIntegers(int64_t begin, int64_t end, int8_t* codes, float* scales, int16_t* zeros) const;
+
+  virtual ActivationScheme activations() const { return ActivationScheme::kFloat; }
 };
 
 // Either of both. Copies are cheap and share the storage.
@@ -58,6 +69,10 @@ class WeightMatrix {
   const TensorView& plain() const { return plain_; }
   // Not of a plain one.
   const QuantizedMatrix& quantized() const { return *quantized_; }
+
+  // Null where it does not consist of integers.
+  const IntegerScheme* integers() const { return is_plain() ? nullptr : quantized_->integers(); }
+  ActivationScheme activations() const { return is_plain() ? ActivationScheme::kFloat : quantized_->activations(); }
 
   // Rows [begin, end) in fp32, to `out` [end - begin, columns]: exact for plain ones.
   void Read(int64_t begin, int64_t end, float* out) const;

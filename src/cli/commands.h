@@ -28,6 +28,7 @@ Command AddDevicesCommand(CLI::App* app);
 Command AddLogitsCommand(CLI::App* app);
 Command AddInspectCommand(CLI::App* app);
 Command AddPerplexityCommand(CLI::App* app);
+Command AddQuantizeCommand(CLI::App* app);
 // Below `moed bench`.
 Command AddBenchBatchCommand(CLI::App* bench);
 

@@ -1,6 +1,7 @@
 #include "cli/server_config.h"
 
 #include <filesystem>
+#include <utility>
 
 #include "base/logging.h"
 
@@ -21,8 +22,9 @@ void ServerConfig::AddModelOptions(OptionTable* table) {
   table->Add("dtype", &engine.dtype, "What weights compute in: auto (as the checkpoint says), fp32, bf16");
   table->Add(
       "quantization", &quantization,
-      "Integers for weights as they are loaded: none, int8, or int4 (feed-forwards; attention and head in int8); "
-      "with the inputs of a group, int4:32, else 128");
+      "Integers for weights: auto (those of a quantised checkpoint), none (all become floats), or made as weights are "
+      "loaded: int8, or int4 (feed-forwards; attention and head in int8); with the inputs of a group, int4:32, else "
+      "128");
   table->Add("weight_policy", &weight_policy_file, "YAML file with formats by part and layer, before quantization");
   table->Add("max_model_len", &engine.max_model_len, "Tokens of prompt and output together; 0: what the model allows");
   table->Add("seed", &seed, "Of draws for requests that name no seed, and of dummy weights: a number, or random");
@@ -88,21 +90,13 @@ absl::StatusOr<std::vector<WeightPolicy::Rule>> WeightRules(const std::string& f
   if (!file.empty()) {
     MOED_ASSIGN_OR_RETURN(rules, ReadWeightRules(file));
   }
-  if (quantization == "none") return rules;
+  if (quantization == "auto" || quantization == "none") return rules;
   const auto format = ParseWeightFormat(quantization);
   if (!format.ok() || !format->is_integer()) {
-    return InvalidArgument("quantization is \"{}\"; it must be none, int8 or int4, or like int4:32", quantization);
+    return InvalidArgument("quantization is \"{}\"; it must be auto, none, int8 or int4, or like int4:32",
+                           quantization);
   }
-  WeightPolicy::Rule rule;
-  if (format->type == kernels::WeightFormat::Type::kInt4) {
-    // What every token passes is a small part of the weights and the more sensitive one.
-    rule.parts = {WeightPart::kAttention, WeightPart::kHead};
-    rule.format = kernels::WeightFormat::Int8(format->group_size);
-    rules.push_back(rule);
-    rule.parts.clear();
-  }
-  rule.format = *format;
-  rules.push_back(rule);
+  for (WeightPolicy::Rule& rule : IntegerRules(*format)) rules.push_back(std::move(rule));
   return rules;
 }
 
@@ -122,6 +116,7 @@ absl::Status ServerConfig::Resolve() {
     engine.served_model_name = dir.filename().string();
   }
   MOED_ASSIGN_OR_RETURN(engine.weight_rules, WeightRules(weight_policy_file, quantization));
+  engine.weights_as_stored = quantization == "auto";
   engine.max_num_seqs = serving.scheduler.max_num_seqs;
   engine.max_num_batched_tokens = serving.scheduler.max_num_batched_tokens;
   serving.scheduler.seed = seed;

@@ -23,9 +23,11 @@ struct ServerConfig {
   std::string tokenizer_dir;
   // Sampling of requests that say nothing about it. (--generation-config)
   GenerationConfigSource generation_config = GenerationConfigSource::kModel;
-  // none, int8, or int4: feed-forwards in int4, attention and LM head in int8; with a group size as in int4:32.
+  // auto: integers and rounded activations where the checkpoint has them; none: all as floats; int8, or int4
+  // (feed-forwards in int4, attention and LM head in int8), made as weights are loaded, with a group size as in
+  // int4:32.
   // (--quantization)
-  std::string quantization = "none";
+  std::string quantization = "auto";
   // A file of rules that go before `quantization`; empty: none. (--weight-policy)
   std::string weight_policy_file;
   // (--scheduling-policy)

@@ -12,6 +12,7 @@
 #include "base/text.h"
 #include "model/family.h"
 #include "model/open_model.h"
+#include "model/stored_format.h"
 #include "tensor/cuda_devices.h"
 #include "tensor/cuda_memory.h"
 
@@ -143,10 +144,9 @@ absl::Status MoeEngine::LoadModel(const MoeEngineOptions& options, Checkpoint& c
   const DType dtype = options.dtype.value_or(own);
   LoadProgress progress;
   if (options.progress) progress = [&](double fraction) { options.progress(fraction, "loading weights"); };
-  MOED_ASSIGN_OR_RETURN(
-      ModelWeights weights,
-      ModelWeights::Load(config, checkpoint, WeightPolicy{.dtype = dtype, .rules = options.weight_rules}, ctx_,
-                         progress));
+  WeightPolicy policy{.dtype = dtype, .rules = options.weight_rules, .as_stored = options.weights_as_stored};
+  if (policy.as_stored) AddStoredFormats(config, checkpoint, &policy);
+  MOED_ASSIGN_OR_RETURN(ModelWeights weights, ModelWeights::Load(config, checkpoint, policy, ctx_, progress));
   memory_plan_.weights = weights.num_bytes();
   ReportUnused(config, checkpoint.UnusedTensors());
   const int32_t max_context = options.max_model_len > 0 ? options.max_model_len : config.max_positions;

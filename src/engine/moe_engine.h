@@ -37,6 +37,9 @@ struct MoeEngineOptions {
   // Which weights become integers as they are loaded; the first rule that fits decides. (--quantization,
   // --weight-policy)
   std::vector<WeightPolicy::Rule> weight_rules;
+  // The integers of a quantised checkpoint are multiplied as they are, where no rule fits and a format holds them, and
+  // its activations are rounded as it says; else both are floats. (--quantization)
+  bool weights_as_stored = true;
   // fp32, bf16 or fp16; nothing: the dtype of the weights. (--kv-cache-dtype)
   std::optional<DType> kv_cache_dtype;
   // Positions in a block. Smaller wastes less at the end of a sequence, larger reads faster. (--block-size)

@@ -45,25 +45,43 @@ absl::Status AddKeys(const GgufFile& file, std::string_view architecture, std::s
   return absl::OkStatus();
 }
 
+// The elements of a vector of fp32, or nothing where it is not there.
+absl::StatusOr<std::vector<float>> Floats(const GgufFile& file, std::string_view name) {
+  const GgufFile::Location* location = file.Find(name);
+  if (location == nullptr) return std::vector<float>();
+  MOED_ASSIGN_OR_RETURN(const WeightMatrix vector, file.Matrix(*location));
+  std::vector<float> values(vector.rows() * vector.columns());
+  vector.Read(0, vector.rows(), values.data());
+  return values;
+}
+
+// Factors for each frequency of RoPE: of Llama 3.1 and later, whose scaling they are computed from, one list; of
+// LongRoPE one for short and one for long contexts.
+absl::Status AddRopeFactors(const GgufFile& file, json* scaling) {
+  MOED_ASSIGN_OR_RETURN(const std::vector<float> all, Floats(file, "rope_freqs.weight"));
+  MOED_ASSIGN_OR_RETURN(const std::vector<float> long_factors, Floats(file, "rope_factors_long.weight"));
+  MOED_ASSIGN_OR_RETURN(const std::vector<float> short_factors, Floats(file, "rope_factors_short.weight"));
+  if (all.empty() && long_factors.empty()) return absl::OkStatus();
+  (*scaling)["rope_type"] = "longrope";
+  (*scaling)["short_factor"] = all.empty() ? short_factors : all;
+  (*scaling)["long_factor"] = all.empty() ? long_factors : all;
+  if (!all.empty()) (*scaling)["attention_factor"] = 1.0;
+  return absl::OkStatus();
+}
+
 // "NAME.rope.scaling.*" as rope_scaling.
 absl::Status AddRopeScaling(const GgufFile& file, std::string_view architecture, json* config) {
   const auto key = [&](std::string_view rest) { return fmt::format("{}.rope.scaling.{}", architecture, rest); };
-  if (file.Find("rope_freqs.weight") != nullptr || file.Find("rope_factors_long.weight") != nullptr) {
-    return Unimplemented(
-        "{}: RoPE with a factor for each frequency (tensor rope_freqs.weight or rope_factors_long.weight) "
-        "is not supported",
-        file.path());
-  }
   MOED_ASSIGN_OR_RETURN(const auto type, file.String(key("type")));
-  if (!type.has_value() || *type == "none") return absl::OkStatus();
-  json scaling = {{"rope_type", std::string(*type)}};
+  json scaling = {{"rope_type", std::string(type.value_or("none"))}};
   constexpr GgufName kKeys[] = {{"factor", "factor"},
                                 {"original_max_position_embeddings", "original_context_length"},
                                 {"beta_fast", "yarn_beta_fast"},
                                 {"beta_slow", "yarn_beta_slow"},
                                 {"attention_factor", "attn_factor"}};
   MOED_RETURN_IF_ERROR(AddKeys(file, fmt::format("{}.rope.scaling", architecture), kKeys, &scaling));
-  (*config)["rope_scaling"] = std::move(scaling);
+  MOED_RETURN_IF_ERROR(AddRopeFactors(file, &scaling));
+  if (scaling["rope_type"] != "none") (*config)["rope_scaling"] = std::move(scaling);
   return absl::OkStatus();
 }
 
@@ -137,6 +155,84 @@ std::vector<int32_t> DeinterleavedRows(int64_t rows, int64_t head_dim) {
   return order;
 }
 
+// The outputs of two matrices of one width: the first's, then the second's, or by turns.
+class JoinedRows final : public QuantizedMatrix {
+ public:
+  JoinedRows(WeightMatrix first, WeightMatrix second, bool by_turns)
+      : first_(std::move(first)), second_(std::move(second)), by_turns_(by_turns) {}
+
+  int64_t rows() const override { return first_.rows() + second_.rows(); }
+  int64_t columns() const override { return first_.columns(); }
+  std::string ToString() const override {
+    return std::string(first_.is_plain() ? DTypeName(first_.plain().dtype) : first_.quantized().ToString());
+  }
+  void Dequantize(int64_t begin, int64_t end, float* out) const override {
+    for (int64_t row = begin; row < end; ++row, out += columns()) {
+      const auto& [source, at] = Find(row);
+      source->Read(at, at + 1, out);
+    }
+  }
+  const IntegerScheme* integers() const override {
+    const IntegerScheme *one = first_.integers(), *other = second_.integers();
+    const bool same =
+        one != nullptr && other != nullptr && one->bits == other->bits && one->group_size == other->group_size;
+    return same ? one : nullptr;
+  }
+  void ReadIntegers(int64_t begin, int64_t end, int8_t* codes, float* scales, int16_t* zeros) const override {
+    const int64_t groups = columns() / integers()->group_size;
+    for (int64_t row = begin; row < end; ++row, codes += columns(), scales += groups, zeros += groups) {
+      const auto& [source, at] = Find(row);
+      source->quantized().ReadIntegers(at, at + 1, codes, scales, zeros);
+    }
+  }
+
+ private:
+  std::pair<const WeightMatrix*, int64_t> Find(int64_t row) const {
+    if (by_turns_) return {row % 2 == 0 ? &first_ : &second_, row / 2};
+    return row < first_.rows() ? std::pair(&first_, row) : std::pair(&second_, row - first_.rows());
+  }
+
+  WeightMatrix first_, second_;
+  bool by_turns_;
+};
+
+// kv_b_proj of latent attention, of each head the rows of its keys [nope, rank], then those of its values [v, rank],
+// from each head's keys the other way round, [rank, nope], and values.
+class LatentRows final : public QuantizedMatrix {
+ public:
+  LatentRows(std::vector<WeightMatrix> keys, std::vector<WeightMatrix> values)
+      : keys_(std::move(keys)), values_(std::move(values)) {}
+
+  int64_t rows() const override { return std::ssize(keys_) * head_rows(); }
+  int64_t columns() const override { return values_[0].columns(); }
+  std::string ToString() const override { return "keys and values of latents"; }
+  void Dequantize(int64_t begin, int64_t end, float* out) const override {
+    const int64_t rank = columns(), nope = keys_[0].columns();
+    for (int64_t row = begin; row < end;) {
+      const int64_t head = row / head_rows(), first = row % head_rows();
+      const int64_t last = std::min(head_rows(), first + end - row);
+      if (first < nope) {
+        std::vector<float> keys(rank * nope);
+        keys_[head].Read(0, rank, keys.data());
+        for (int64_t i = first; i < std::min(nope, last); ++i) {
+          for (int64_t j = 0; j < rank; ++j) out[(i - first) * rank + j] = keys[j * nope + i];
+        }
+      }
+      const int64_t values_begin = std::max(first, nope);
+      if (values_begin < last) {
+        values_[head].Read(values_begin - nope, last - nope, out + (values_begin - first) * rank);
+      }
+      out += (last - first) * rank;
+      row += last - first;
+    }
+  }
+
+ private:
+  int64_t head_rows() const { return keys_[0].columns() + values_[0].rows(); }
+
+  std::vector<WeightMatrix> keys_, values_;
+};
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> GgufCheckpoint::Open(const std::string& path) {
@@ -152,6 +248,7 @@ GgufCheckpoint::GgufCheckpoint(std::unique_ptr<GgufFile> file, const GgufArchite
       architecture_(architecture) {
   for (const auto& [hub, gguf] : architecture.tensors) patterns_.emplace(hub, gguf);
   for (const auto& [hub, gguf] : families::CommonGgufTensors()) patterns_.emplace(hub, gguf);
+  for (const families::GgufJoin& join : architecture.joins) joins_.emplace(join.hub, &join);
   for (const GgufFile::Location& location : file_->tensors()) total_bytes_ += location.tensor->num_bytes;
   const json& values = this->config().json();
   const int64_t heads = values.value("num_attention_heads", int64_t{1});
@@ -167,10 +264,47 @@ std::optional<GgufCheckpoint::Resolved> GgufCheckpoint::Resolve(std::string_view
   if (!numbers.empty()) own = fmt::format(fmt::runtime(it->second), numbers[0]);
   Resolved resolved{.location = file_->Find(own)};
   if (resolved.location == nullptr) return std::nullopt;
-  if (numbers.size() > 1) resolved.expert = numbers[1];
+  resolved.is_expert = numbers.size() > 1;
+  if (resolved.is_expert) resolved.expert = numbers[1];
   const bool is_rotated = it->second.starts_with("blk.{0}.attn_q.") || it->second.starts_with("blk.{0}.attn_k.");
   if (architecture_.interleaved_heads && is_rotated) resolved.head_dim = head_dim_;
   return resolved;
+}
+
+std::optional<GgufCheckpoint::Joined> GgufCheckpoint::ResolveJoin(std::string_view name) const {
+  std::vector<int64_t> numbers;
+  const auto it = joins_.find(ToPattern(name, &numbers));
+  if (it == joins_.end() || numbers.empty()) return std::nullopt;
+  const Joined joined{.first = file_->Find(fmt::format(fmt::runtime(it->second->first), numbers[0])),
+                      .second = file_->Find(fmt::format(fmt::runtime(it->second->second), numbers[0])),
+                      .by_turns = it->second->by_turns};
+  if (joined.first == nullptr || joined.second == nullptr) return std::nullopt;
+  return joined;
+}
+
+std::optional<GgufCheckpoint::Joined> GgufCheckpoint::ResolveSplitLatent(std::string_view name) const {
+  std::vector<int64_t> numbers;
+  if (ToPattern(name, &numbers) != "model.layers.{0}.self_attn.kv_b_proj.weight") return std::nullopt;
+  const Joined halves{.first = file_->Find(fmt::format("blk.{}.attn_k_b.weight", numbers[0])),
+                      .second = file_->Find(fmt::format("blk.{}.attn_v_b.weight", numbers[0])),
+                      .by_turns = false};
+  if (halves.first == nullptr || halves.second == nullptr) return std::nullopt;
+  return halves;
+}
+
+std::vector<const GgufFile::Location*> GgufCheckpoint::LocationsOf(std::string_view name) const {
+  if (const auto resolved = Resolve(name)) return {resolved->location};
+  auto joined = ResolveJoin(name);
+  if (!joined.has_value()) joined = ResolveSplitLatent(name);
+  if (joined.has_value()) return {joined->first, joined->second};
+  return {};
+}
+
+bool GgufCheckpoint::Has(std::string_view name) const { return !LocationsOf(name).empty(); }
+
+absl::Status GgufCheckpoint::NoTensor(std::string_view name, int64_t rows, int64_t columns) const {
+  return NotFound("{}: there is no tensor for {}; the configuration asks for one of shape [{}, {}]", file_->path(),
+                  Quoted(name), rows, columns);
 }
 
 absl::StatusOr<WeightMatrix> GgufCheckpoint::Matrix(const Resolved& resolved, int64_t rows, int64_t columns) {
@@ -191,8 +325,9 @@ absl::StatusOr<WeightMatrix> GgufCheckpoint::Matrix(const Resolved& resolved, in
 absl::StatusOr<WeightMatrix> GgufCheckpoint::GetMatrix(std::string_view name, int64_t rows, int64_t columns) {
   const std::optional<Resolved> resolved = Resolve(name);
   if (!resolved.has_value()) {
-    return NotFound("{}: there is no tensor for {}; the configuration asks for one of shape [{}, {}]", file_->path(),
-                    Quoted(name), rows, columns);
+    if (const auto joined = ResolveJoin(name)) return JoinedMatrix(*joined, 0, rows, columns);
+    if (const auto halves = ResolveSplitLatent(name)) return LatentMatrix(*halves, rows, columns);
+    return NoTensor(name, rows, columns);
   }
   MOED_ASSIGN_OR_RETURN(WeightMatrix matrix, Matrix(*resolved, rows, columns));
   if (resolved->head_dim == 0) return matrix;
@@ -203,6 +338,54 @@ absl::StatusOr<WeightMatrix> GgufCheckpoint::GetMatrix(std::string_view name, in
   return matrix.SelectRows(DeinterleavedRows(rows, resolved->head_dim));
 }
 
+absl::StatusOr<WeightMatrix> GgufCheckpoint::GetStackedMatrix(std::string_view name, int64_t index, int64_t count,
+                                                              int64_t rows, int64_t columns) {
+  const auto resolved = Resolve(name);
+  const auto joined = ResolveJoin(name);
+  if (!resolved.has_value() && !joined.has_value()) return NoTensor(name, rows, columns);
+  const GgufTensor& tensor = *(resolved.has_value() ? resolved->location : joined->first)->tensor;
+  if (tensor.shape.size() != 3 || tensor.shape[0] != count) {
+    return InvalidArgument("{}: tensor {} has the shape [{}]; the configuration asks for {} matrices", file_->path(),
+                           Quoted(tensor.name), fmt::join(tensor.shape, ", "), count);
+  }
+  if (joined.has_value()) return JoinedMatrix(*joined, index, rows, columns);
+  return Matrix({.location = resolved->location, .expert = index}, rows, columns);
+}
+
+absl::StatusOr<WeightMatrix> GgufCheckpoint::JoinedMatrix(const Joined& joined, int64_t index, int64_t rows,
+                                                          int64_t columns) {
+  MOED_ASSIGN_OR_RETURN(WeightMatrix first, Matrix({.location = joined.first, .expert = index}, rows / 2, columns));
+  MOED_ASSIGN_OR_RETURN(WeightMatrix second, Matrix({.location = joined.second, .expert = index}, rows / 2, columns));
+  return WeightMatrix(std::make_shared<JoinedRows>(std::move(first), std::move(second), joined.by_turns));
+}
+
+absl::StatusOr<WeightMatrix> GgufCheckpoint::LatentMatrix(const Joined& halves, int64_t rows, int64_t columns) {
+  const std::vector<int64_t>&keys = halves.first->tensor->shape, &values = halves.second->tensor->shape;
+  const bool fits = keys.size() == 3 && values.size() == 3 && keys[0] == values[0] && keys[1] == columns &&
+                    values[2] == columns && keys[0] * (keys[2] + values[1]) == rows;
+  if (!fits) {
+    return InvalidArgument(
+        "{}: tensors {} and {} have the shapes [{}] and [{}]; for keys and values of all heads [{}, {}] they must be "
+        "[heads, {}, key] and [heads, value, {}]",
+        file_->path(), Quoted(halves.first->tensor->name), Quoted(halves.second->tensor->name), fmt::join(keys, ", "),
+        fmt::join(values, ", "), rows, columns, columns, columns);
+  }
+  std::vector<WeightMatrix> key_matrices, value_matrices;
+  for (int64_t head = 0; head < keys[0]; ++head) {
+    MOED_ASSIGN_OR_RETURN(key_matrices.emplace_back(),
+                          Matrix({.location = halves.first, .expert = head}, keys[1], keys[2]));
+    MOED_ASSIGN_OR_RETURN(value_matrices.emplace_back(),
+                          Matrix({.location = halves.second, .expert = head}, values[1], values[2]));
+  }
+  return WeightMatrix(std::make_shared<LatentRows>(std::move(key_matrices), std::move(value_matrices)));
+}
+
+TensorView GgufCheckpoint::Keep(std::string_view name, Buffer buffer, std::initializer_list<int64_t> shape) {
+  const std::lock_guard lock(mutex_);
+  const auto& [it, is_new] = made_.emplace(std::string(name), std::move(buffer));
+  return TensorView(it->second.data(), shape, DType::kF32);
+}
+
 absl::StatusOr<TensorView> GgufCheckpoint::Get(std::string_view name, std::initializer_list<int64_t> shape) {
   if (shape.size() > 2 || shape.size() == 0) {
     return Unimplemented("{}: tensor {} is asked for in {} dimensions; a GGUF file gives vectors and matrices",
@@ -211,6 +394,18 @@ absl::StatusOr<TensorView> GgufCheckpoint::Get(std::string_view name, std::initi
   const int64_t last = shape.begin()[shape.size() - 1], rows = shape.size() == 2 ? shape.begin()[0] : 1;
   const std::optional<Resolved> resolved = Resolve(name);
   WeightMatrix matrix;
+  if (const auto joined = ResolveJoin(name); joined.has_value() && joined->by_turns) {
+    // Biases of experts: of each row the elements of one and the other by turns.
+    MOED_ASSIGN_OR_RETURN(const WeightMatrix first, Matrix({.location = joined->first}, rows, last / 2));
+    MOED_ASSIGN_OR_RETURN(const WeightMatrix second, Matrix({.location = joined->second}, rows, last / 2));
+    MOED_ASSIGN_OR_RETURN(Buffer buffer, Buffer::Allocate(rows * last * sizeof(float)));
+    std::vector<float> half(rows * last / 2);
+    for (int64_t turn = 0; turn < 2; ++turn) {
+      (turn == 0 ? first : second).Read(0, rows, half.data());
+      for (int64_t i = 0; i < std::ssize(half); ++i) static_cast<float*>(buffer.data())[2 * i + turn] = half[i];
+    }
+    return Keep(name, std::move(buffer), shape);
+  }
   if (resolved.has_value() && resolved->head_dim > 0 && shape.size() == 1) {
     // A bias whose elements are rows.
     MOED_ASSIGN_OR_RETURN(const WeightMatrix vector, Matrix(*resolved, 1, last));
@@ -225,15 +420,27 @@ absl::StatusOr<TensorView> GgufCheckpoint::Get(std::string_view name, std::initi
   }
   MOED_ASSIGN_OR_RETURN(Buffer buffer, Buffer::Allocate(rows * last * sizeof(float)));
   matrix.Read(0, matrix.rows(), static_cast<float*>(buffer.data()));
-  const std::lock_guard lock(mutex_);
-  const auto& [it, is_new] = made_.emplace(std::string(name), std::move(buffer));
-  return TensorView(it->second.data(), shape, DType::kF32);
+  return Keep(name, std::move(buffer), shape);
+}
+
+std::optional<IntegerScheme> GgufCheckpoint::StoredIntegers(std::string_view name, int64_t /*count*/, int64_t /*rows*/,
+                                                            int64_t /*columns*/) {
+  std::optional<IntegerScheme> scheme;
+  for (const GgufFile::Location* location : LocationsOf(name)) {
+    const std::optional<IntegerScheme> own = IntegersOf(*location->tensor->type);
+    if (!own.has_value() || (scheme.has_value() && own->bits != scheme->bits)) return std::nullopt;
+    scheme = own;  // blocks of integers have one size
+  }
+  return scheme;
 }
 
 void GgufCheckpoint::Release(std::string_view name) {
+  // Where the name holds an expert's number it means one matrix of the stack, else all.
   const std::optional<Resolved> resolved = Resolve(name);
-  if (!resolved.has_value()) return;
-  file_->Release(*resolved->location, resolved->expert);
+  for (const GgufFile::Location* location : LocationsOf(name)) {
+    const bool one = resolved.has_value() && resolved->is_expert;
+    file_->Release(*location, one ? std::optional(resolved->expert) : std::nullopt);
+  }
   const std::lock_guard lock(mutex_);
   made_.erase(std::string(name));
 }

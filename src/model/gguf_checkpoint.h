@@ -2,6 +2,7 @@
 #ifndef MOED_MODEL_GGUF_CHECKPOINT_H_
 #define MOED_MODEL_GGUF_CHECKPOINT_H_
 
+#include <initializer_list>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -28,8 +29,12 @@ class GgufCheckpoint final : public Checkpoint {
   // in fp32.
   absl::StatusOr<TensorView> Get(std::string_view name, std::initializer_list<int64_t> shape) override;
   absl::StatusOr<WeightMatrix> GetMatrix(std::string_view name, int64_t rows, int64_t columns) override;
+  absl::StatusOr<WeightMatrix> GetStackedMatrix(std::string_view name, int64_t index, int64_t count, int64_t rows,
+                                                int64_t columns) override;
+  std::optional<IntegerScheme> StoredIntegers(std::string_view name, int64_t count, int64_t rows,
+                                              int64_t columns) override;
   void Release(std::string_view name) override;
-  bool Has(std::string_view name) const override { return Resolve(name).has_value(); }
+  bool Has(std::string_view name) const override;
   // By the names of the file.
   std::vector<TensorInfo> List() const override;
   uint64_t total_bytes() const override { return total_bytes_; }
@@ -39,18 +44,34 @@ class GgufCheckpoint final : public Checkpoint {
   // Where a tensor of the Hub's name lies.
   struct Resolved {
     const GgufFile::Location* location;
-    int64_t expert = 0;    // the matrix in the stack
-    int64_t head_dim = 0;  // not 0: heads of so many rows in the interleaved order
+    int64_t expert = 0;      // the matrix in the stack
+    bool is_expert = false;  // whether the name holds its number
+    int64_t head_dim = 0;    // not 0: heads of so many rows in the interleaved order
+  };
+  // Two of GGUF's tensors that are one on the Hub.
+  struct Joined {
+    const GgufFile::Location *first, *second;
+    bool by_turns;
   };
 
   GgufCheckpoint(std::unique_ptr<GgufFile> file, const families::GgufArchitecture& architecture, JsonFile config);
 
   std::optional<Resolved> Resolve(std::string_view name) const;
+  std::optional<Joined> ResolveJoin(std::string_view name) const;
+  // The halves of kv_b_proj, keys' and values', where a file has them apart.
+  std::optional<Joined> ResolveSplitLatent(std::string_view name) const;
+  std::vector<const GgufFile::Location*> LocationsOf(std::string_view name) const;
+
   absl::StatusOr<WeightMatrix> Matrix(const Resolved& resolved, int64_t rows, int64_t columns);
+  absl::StatusOr<WeightMatrix> JoinedMatrix(const Joined& joined, int64_t index, int64_t rows, int64_t columns);
+  absl::StatusOr<WeightMatrix> LatentMatrix(const Joined& halves, int64_t rows, int64_t columns);
+  absl::Status NoTensor(std::string_view name, int64_t rows, int64_t columns) const;
+  TensorView Keep(std::string_view name, Buffer buffer, std::initializer_list<int64_t> shape);
 
   std::unique_ptr<GgufFile> file_;
   const families::GgufArchitecture& architecture_;
   std::unordered_map<std::string_view, std::string_view> patterns_;  // the Hub's to GGUF's
+  std::unordered_map<std::string_view, const families::GgufJoin*> joins_;
   int64_t head_dim_ = 0;
   uint64_t total_bytes_ = 0;
 

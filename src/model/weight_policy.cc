@@ -131,6 +131,17 @@ std::string WeightFormatText(WeightFormat format) {
   return format.group_size == WeightFormat::kDefaultGroup ? text : fmt::format("{}:{}", text, format.group_size);
 }
 
+std::vector<WeightPolicy::Rule> IntegerRules(WeightFormat format) {
+  std::vector<WeightPolicy::Rule> rules;
+  if (format.type == WeightFormat::Type::kInt4) {
+    // What every token passes is a small part of the weights and the more sensitive one.
+    rules.push_back(
+        {.parts = {WeightPart::kAttention, WeightPart::kHead}, .format = WeightFormat::Int8(format.group_size)});
+  }
+  rules.push_back({.parts = {}, .format = format});
+  return rules;
+}
+
 absl::StatusOr<std::vector<WeightPolicy::Rule>> ReadWeightRules(const std::string& path) {
   if (!std::ifstream(path)) return NotFound("weight policy {} cannot be read", path);
   std::vector<WeightPolicy::Rule> rules;

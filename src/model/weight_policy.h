@@ -38,6 +38,9 @@ struct WeightPolicy {
   DType dtype = DType::kBF16;
   // The first that fits decides. The head belongs to no layer: rules with layers pass it by.
   std::vector<Rule> rules;
+  // A quantised checkpoint's own integers are kept where no rule fits and a format holds them, and activations are
+  // rounded as the checkpoint says; else all of it becomes floats.
+  bool as_stored = false;
 
   kernels::WeightFormat Format(WeightPart part, int32_t layer) const;
   kernels::WeightFormat HeadFormat() const;
@@ -50,6 +53,9 @@ struct WeightPolicy {
 absl::StatusOr<kernels::WeightFormat> ParseWeightFormat(std::string_view text);
 // The words of ParseWeightFormat.
 std::string WeightFormatText(kernels::WeightFormat format);
+
+// Rules that make all weights integers: int8, or for int4 the feed-forwards in it, and attention and LM head in int8.
+std::vector<WeightPolicy::Rule> IntegerRules(kernels::WeightFormat format);
 
 // A YAML file:
 //   rules:

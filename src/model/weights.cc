@@ -10,10 +10,12 @@
 #include <utility>
 
 #include "base/logging.h"
+#include "model/stored_format.h"
 #include "model/weight_staging.h"
 
 namespace moed {
 
+using kernels::ActivationRounding;
 using kernels::PackedBytes;
 using kernels::PackedWeight;
 using kernels::PackWeightRows;
@@ -162,6 +164,9 @@ absl::Status PackMatrixRows(const WeightMatrix& source, int64_t begin, int64_t e
   if (source.is_plain()) {
     return PackWeightRows(source.plain().Rows(begin, end), first_row + begin, n, format, destination);
   }
+  if (source.integers() != nullptr && Holds(format, *source.integers(), source.columns())) {
+    return PackStoredRows(source, begin, end, first_row, format, destination);
+  }
   std::vector<float> scratch(kRowsAtOnce * source.columns());
   for (int64_t row = begin; row < end; row += kRowsAtOnce) {
     const int64_t count = std::min(kRowsAtOnce, end - row);
@@ -170,6 +175,20 @@ absl::Status PackMatrixRows(const WeightMatrix& source, int64_t begin, int64_t e
                                         format, destination));
   }
   return absl::OkStatus();
+}
+
+ActivationRounding ToRounding(ActivationScheme scheme) {
+  switch (scheme) {
+    case ActivationScheme::kFloat:
+      return ActivationRounding::kNone;
+    case ActivationScheme::kInt8Token:
+      return ActivationRounding::kInt8Row;
+    case ActivationScheme::kFp8Token:
+      return ActivationRounding::kFp8Row;
+    case ActivationScheme::kFp8Block:
+      return ActivationRounding::kFp8Block;
+  }
+  return ActivationRounding::kNone;
 }
 
 // Moves what points into a region that was filled to where its bytes will be.
@@ -324,6 +343,19 @@ class WeightLoader {
     return norm;
   }
 
+  // What is done to the activations that `source`, packed as `format`, is multiplied with.
+  absl::StatusOr<ActivationRounding> Rounding(const WeightMatrix& source, WeightFormat format) const {
+    if (!policy_.as_stored) return ActivationRounding::kNone;
+    const ActivationRounding rounding = ToRounding(source.activations());
+    if (rounding == ActivationRounding::kNone || (format.is_integer() && rounding != ActivationRounding::kInt8Row)) {
+      return ActivationRounding::kNone;
+    }
+    if (ctx_.device.type == DeviceType::kCpu) return rounding;
+    return Unimplemented(
+        "the checkpoint's activations are quantised ({}), which no GPU does here yet; --quantization none keeps floats",
+        kernels::ActivationRoundingName(rounding));
+  }
+
   absl::StatusOr<PackedWeight> LoadMatrix(const std::string& name, int64_t n, int64_t k, WeightFormat format) {
     return LoadMatrixInto(name, n, k, format, Take(PackedBytes(n, k, format)));
   }
@@ -332,8 +364,9 @@ class WeightLoader {
                                               void* destination) {
     MOED_ASSIGN_OR_RETURN(const WeightMatrix source, checkpoint_.GetMatrix(name, n, k));
     MOED_RETURN_IF_ERROR(Pack(source, 0, n, format, destination));
+    MOED_ASSIGN_OR_RETURN(const ActivationRounding rounding, Rounding(source, format));
     checkpoint_.Release(name);
-    return PackedWeight{.data = destination, .n = n, .k = k, .format = format};
+    return PackedWeight{.data = destination, .n = n, .k = k, .format = format, .activations = rounding};
   }
 
   // Calls body(begin, end) over pieces of [0, count) in all threads; the first error ends up here.
@@ -464,6 +497,13 @@ class WeightLoader {
       const std::string name = Name(pattern, index);
       MOED_ASSIGN_OR_RETURN(const WeightMatrix source, checkpoint_.GetMatrix(name, rows, hidden));
       MOED_RETURN_IF_ERROR(Pack(source, first_row, n, shape.attention, data));
+      MOED_ASSIGN_OR_RETURN(const ActivationRounding rounding, Rounding(source, shape.attention));
+      if (first_row == 0) out->qkv.weight.activations = rounding;
+      if (rounding != out->qkv.weight.activations) {
+        return Unimplemented(
+            "{}: its activations are quantised in another way than those of {}, which is not supported", name,
+            Name(parts[0].pattern, index));
+      }
       checkpoint_.Release(name);
       if (has_bias) {
         MOED_RETURN_IF_ERROR(LoadVectorInto(BiasName(name), rows, out->qkv.bias.As<float>() + first_row));
@@ -530,11 +570,13 @@ class WeightLoader {
       const Part& part = parts[piece / shape.count];
       const int32_t expert = static_cast<int32_t>(piece % shape.count);
       MOED_ASSIGN_OR_RETURN(const WeightMatrix source, FfnMatrix(layer, shape, part.part, expert));
+      MOED_ASSIGN_OR_RETURN(const ActivationRounding rounding, Rounding(source, shape.format));
       MOED_RETURN_IF_ERROR(pack(source, places[piece]));
       if (shape.layout == ExpertLayout::kSeparate && (part.part == FfnPart::kDown || !shape.up.empty())) {
         checkpoint_.Release(Name(PartName(shape, part.part), layer, expert));
       }
-      (*part.packed)[expert] = PackedWeight{.data = places[piece], .n = part.n, .k = part.k, .format = shape.format};
+      (*part.packed)[expert] = PackedWeight{
+          .data = places[piece], .n = part.n, .k = part.k, .format = shape.format, .activations = rounding};
       return absl::OkStatus();
     };
     const int64_t pieces = std::ssize(places);
@@ -554,6 +596,16 @@ class WeightLoader {
         return absl::OkStatus();
       });
       MOED_RETURN_IF_ERROR(loaded);
+    }
+    for (const Part& part : parts) {
+      for (const PackedWeight& weight : *part.packed) {
+        const PackedWeight& first = part.part == FfnPart::kDown ? out->down[0] : out->gate[0];
+        if (weight.activations == first.activations) continue;
+        return Unimplemented(
+            "{}: activations are quantised for some experts, or for one of gate and up, in another way "
+            "than for others, which is not supported",
+            Name(PartName(shape, part.part), layer));
+      }
     }
     // What several pieces were read from; the others are gone already.
     checkpoint_.Release(Name(shape.gate, layer));

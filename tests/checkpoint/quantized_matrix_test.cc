@@ -105,12 +105,14 @@ class FileSource final : public TensorSource {
   std::unique_ptr<SafetensorsFile> file_;
 };
 
+const QuantizationConfig kMxfp4 = {.method = QuantizationConfig::Method::kMxfp4, .schemes = {{.bits = 4}}};
+
 TEST(Mxfp4, DequantisesAsTransformers) {
   FileSource source("tests/golden/formats/mxfp4.safetensors");
   const TensorView expected = *source.GetRaw("values");
   const int64_t count = expected.dim(0), rows = expected.dim(1), columns = expected.dim(2);
   for (int64_t index = 0; index < count; ++index) {
-    const auto matrix = OpenMxfp4Matrix(source, "experts", index, count, rows, columns);
+    const auto matrix = OpenQuantizedStack(kMxfp4, source, "experts", index, count, rows, columns);
     ASSERT_TRUE(matrix.ok()) << matrix.status();
     std::vector<float> actual(rows * columns);
     matrix->Read(0, rows, actual.data());
@@ -118,8 +120,9 @@ TEST(Mxfp4, DequantisesAsTransformers) {
       ASSERT_EQ(actual[i], expected.As<float>()[index * rows * columns + i]) << i;
     }
   }
-  EXPECT_TRUE(absl::IsInvalidArgument(OpenMxfp4Matrix(source, "experts", 0, count, rows, columns + 32).status()));
-  EXPECT_TRUE(absl::IsNotFound(OpenMxfp4Matrix(source, "other", 0, count, rows, columns).status()));
+  EXPECT_TRUE(
+      absl::IsInvalidArgument(OpenQuantizedStack(kMxfp4, source, "experts", 0, count, rows, columns + 32).status()));
+  EXPECT_TRUE(absl::IsNotFound(OpenQuantizedStack(kMxfp4, source, "other", 0, count, rows, columns).status()));
 }
 
 TEST(Mxfp4, ACheckpointHandsOutTheMatricesOfAStack) {

@@ -64,7 +64,7 @@ def read_npy(path):
 
 class HelpTest(unittest.TestCase):
     def test_every_command_explains_itself(self):
-        for command in ["serve", "generate", "chat", "tokenize", "logits", "inspect"]:
+        for command in ["serve", "generate", "chat", "tokenize", "logits", "inspect", "quantize"]:
             text = run(command, "--help").stdout
             self.assertIn("Example", text)
             self.assertIn(f"moed {command}", text)
@@ -76,6 +76,45 @@ class HelpTest(unittest.TestCase):
         done = subprocess.run([MOED, "serve", "--prot", "1"], capture_output=True, text=True)
         self.assertNotEqual(done.returncode, 0)
         self.assertIn("--prot", done.stderr)
+
+
+class QuantizeTest(unittest.TestCase):
+    def test_it_writes_a_model_and_says_what_became_of_it(self):
+        with tempfile.TemporaryDirectory() as folder:
+            out = f"{folder}/int4"
+            report = json.loads(run("quantize", "--model", MODEL, "--to", "int4", "--group-size", "32", "--out", out,
+                                    "--json").stdout)
+            self.assertLess(report["bytes_after"], report["bytes_before"] / 2)
+            experts = [part for part in report["parts"] if part["part"] == "experts"]
+            self.assertEqual({part["format"] for part in experts}, {"int4:32"})
+            self.assertTrue(all(0.01 < part["relative_error"] < 0.12 for part in experts))
+            size = (pathlib.Path(out) / "model.safetensors").stat().st_size
+            self.assertTrue(0 <= size - report["bytes_after"] < 100_000, size)
+            text = run("generate", "--model", out, "--prompt", "Once upon a time", "--max-tokens", "8",
+                       "--temperature", "0").stdout
+            self.assertGreater(len(text), 8)
+            done = run("quantize", "--model", MODEL, "--to", "int8", "--out", out, code=1)
+            self.assertIn("is there already", done.stderr)
+
+    def test_the_table_has_a_row_for_each_part(self):
+        with tempfile.TemporaryDirectory() as folder:
+            policy = pathlib.Path(folder) / "policy.yaml"
+            policy.write_text("rules: [{parts: [experts], layers: 0, format: int8}]")
+            table = run("quantize", "--model", MODEL, "--policy", str(policy), "--out", f"{folder}/out").stdout
+            self.assertRegex(table, r"relative error\n +0  experts +int8 .*%\n +all ")
+
+    def test_wrong_flags_are_named(self):
+        with tempfile.TemporaryDirectory() as folder:
+            out = ["--out", f"{folder}/out"]
+            policy = pathlib.Path(folder) / "policy.yaml"
+            policy.write_text("rules: [{part: [experts], format: int8}]")
+            for flags, message in (
+                    (["--policy", str(policy)], 'policy.yaml:1: a rule has the key "part"; known are parts, layers and'),
+                    (["--to", "int3"], "int3"),
+                    (["--to", "int8", "--group-size", "12"], "groups, of 8 to 1024 inputs by eights"),
+                    ([], "give --to int8 or --to int4")):
+                self.assertIn(message, run("quantize", "--model", MODEL, *flags, *out, code=1).stderr)
+            self.assertEqual(list(pathlib.Path(folder).iterdir()), [policy])
 
 
 class LocalTest(unittest.TestCase):

@@ -1,27 +1,33 @@
 #!/usr/bin/env python3
 """Makes the goldens of the weight formats: what public packages, or the formats' specifications, make of their bits.
 
-    python3 tests/golden/make_format_golden.py
+    python3 tests/golden/make_format_golden.py [METHOD …]
 
 writes to tests/golden/formats:
     gguf_blocks.safetensors   random valid blocks of each GGUF type, and their values as the gguf package dequantises them
     mxfp4.safetensors         matrices of experts as GPT-OSS has them, and their values as transformers dequantises them
     gguf_mixtral/             a small model written by the gguf package in several types, and its logits as below
     METHOD/                   a small checkpoint quantised by METHOD, its logits in golden.safetensors as transformers
-                              computes them in fp32 with the dequantised weights, and one dequantised matrix
+                              computes them in fp32 with the dequantised weights, and one dequantised matrix; where the
+                              method quantises activations, also logits with these rounded (logits_rounded)
 
-The quantisers here round to nearest and are no better than they must be: what is compared is reading.
+Without methods it writes all of it. The quantisers here round to nearest and are no better than they must be: what is compared is reading.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import pathlib
 import shutil
+import sys
 
 import gguf
 import numpy as np
 import torch
 import transformers
+from compressed_tensors.quantization import QuantizationArgs
+from compressed_tensors.quantization.lifecycle.forward import fake_quantize
+from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
 from gguf import GGMLQuantizationType as T
 from safetensors.torch import save_file
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
@@ -133,6 +139,12 @@ def compressed_int8(weight):
     return {"weight": codes, "weight_scale": scale}, codes.float() * scale.float()
 
 
+def compressed_fp8(weight):
+    scale = (weight.abs().amax(1, keepdim=True) / 448).bfloat16()
+    codes = (weight / scale.float()).clamp(-448, 448).to(torch.float8_e4m3fn)
+    return {"weight": codes, "weight_scale": scale}, codes.float() * scale.float()
+
+
 def compressed_pack(weight):
     codes, zeros, scales, dequantised = integer_groups(weight, 4, 32, symmetric=False)
     scales = scales.bfloat16()
@@ -158,6 +170,37 @@ def fp8_blocks(weight):
     return {"weight": codes, "weight_scale_inv": scales}, dequantised
 
 
+# ---- Activations [tokens, inputs], as a checkpoint's maker had them ----
+
+
+def by_compressed_tensors(**fields):
+    """As the package rounds dynamic activations."""
+    args = QuantizationArgs(dynamic=True, symmetric=True, **fields)
+
+    def round_rows(x):
+        tokens = x.reshape(1, -1, x.shape[-1])  # the package takes the first two dimensions for those of tokens
+        scale, zero = compute_dynamic_scales_and_zp(tokens, args, torch.nn.Module())
+        return fake_quantize(tokens, scale, zero, args).reshape(x.shape)
+
+    return round_rows
+
+
+def fp8_row_blocks(x):
+    """E4M3 with a scale for each 128 inputs of a row (DeepSeek-V3's report, section 3.3.2)."""
+    blocks = [block for block in x.split(128, dim=-1)]
+    scales = [block.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 448 for block in blocks]
+    return torch.cat([(block / scale).to(torch.float8_e4m3fn).float() * scale for block, scale in zip(blocks, scales)], -1)
+
+
+TOKEN_INT8 = {"num_bits": 8, "type": "int", "strategy": "token"}
+TOKEN_FP8 = {"num_bits": 8, "type": "float", "strategy": "token"}
+ACTIVATIONS = {
+    "compressed_w8a8": by_compressed_tensors(**TOKEN_INT8),
+    "compressed_fp8": by_compressed_tensors(**TOKEN_FP8),
+    "fp8": fp8_row_blocks,
+}
+
+
 def compressed(num_bits, kind, strategy, file_format, activations=None, **fields):
     weights = {"num_bits": num_bits, "type": kind, "strategy": strategy, "dynamic": False, **fields}
     group = {"targets": ["Linear"], "weights": weights, "input_activations": activations}
@@ -174,6 +217,14 @@ METHODS = {
     "gptq_v1_act_order": (gptq(4, 32, True, True, False), gptq_config(4, 32, True, False)),
     "gptq_v2_int8": (gptq(8, -1, False, False, True), gptq_config(8, -1, False, True, checkpoint_format="gptq_v2")),
     "compressed_w8a16": (compressed_int8, compressed(8, "int", "channel", "int-quantized", symmetric=True)),
+    "compressed_w8a8": (
+        compressed_int8,
+        compressed(8, "int", "channel", "int-quantized", symmetric=True,
+                   activations=TOKEN_INT8 | {"dynamic": True, "symmetric": True})),
+    "compressed_fp8": (
+        compressed_fp8,
+        compressed(8, "float", "channel", "float-quantized", symmetric=True,
+                   activations=TOKEN_FP8 | {"dynamic": True, "symmetric": True})),
     "compressed_w4a16": (
         compressed_pack, compressed(4, "int", "group", "pack-quantized", symmetric=False, group_size=32)),
     "fp8": (
@@ -219,7 +270,24 @@ def random_weights(config):
     return weights
 
 
-def reference_logits(config, weights, ids, folder):
+@contextlib.contextmanager
+def rounded_activations(model, round_rows):
+    """Rounds what goes into every product with a matrix but the router's and the LM head's."""
+    plain = torch.nn.functional.linear
+    kept = {module.weight.data_ptr() for name, module in model.named_modules() if name.endswith(("lm_head", ".gate"))}
+    assert len(kept) == 1 + model.config.num_hidden_layers, "the router is called otherwise"
+
+    def linear(x, weight, bias=None):
+        return plain(x if weight.data_ptr() in kept else round_rows(x), weight, bias)
+
+    torch.nn.functional.linear = linear
+    try:
+        yield
+    finally:
+        torch.nn.functional.linear = plain
+
+
+def reference_logits(config, weights, ids, folder, round_rows=None):
     """As transformers computes them with `weights`, loaded from a folder that is removed again."""
     plain = folder / "plain"
     plain.mkdir()
@@ -229,7 +297,7 @@ def reference_logits(config, weights, ids, folder):
     model = transformers.AutoModelForCausalLM.from_pretrained(
         plain, dtype=torch.float32, experts_implementation="eager").eval()
     shutil.rmtree(plain)
-    with torch.no_grad():
+    with torch.no_grad(), rounded_activations(model, round_rows) if round_rows else contextlib.nullcontext():
         return model(torch.tensor([ids]), use_cache=False).logits[0].float()
 
 
@@ -253,6 +321,8 @@ def make(name, quantise, quantization_config):
         "logits": reference_logits(config, dequantised, ids, folder),
         KEPT: dequantised[KEPT][:8].contiguous(),
     }
+    if name in ACTIVATIONS:
+        golden["logits_rounded"] = reference_logits(config, dequantised, ids, folder, ACTIVATIONS[name])
     save_file(golden, folder / "golden.safetensors")
     config.dtype = torch.bfloat16
     fields = json.loads(config.to_json_string()) | {
@@ -331,12 +401,13 @@ def main():
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
     FORMATS.mkdir(exist_ok=True)
-    gguf_blocks()
-    mxfp4()
-    gguf_model()
-    for name, (quantise, quantization_config) in METHODS.items():
-        make(name, quantise, quantization_config)
-    packages = ("torch", "transformers", "safetensors", "numpy", "gguf")
+    if len(sys.argv) == 1:
+        gguf_blocks()
+        mxfp4()
+        gguf_model()
+    for name in sys.argv[1:] or METHODS:
+        make(name, *METHODS[name])
+    packages = ("torch", "transformers", "safetensors", "numpy", "gguf", "compressed-tensors")
     versions = {package: importlib.metadata.version(package) for package in packages}
     (FORMATS / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")
 

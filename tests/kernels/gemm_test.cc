@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include "kernels/gemm/integer_weight.h"
 #include "kernels/gemm/reference_product.h"
 
 #include "tests/support/tensor_testing.h"
@@ -41,7 +42,7 @@ TestTensor Magnitudes(const GemmArgs& args, const TensorView& old_out) {
   std::vector<float> x(args.weight.k);
   for (int64_t row = 0; row < args.out.dim(0); ++row) {
     for (int64_t i = 0; i < args.weight.k; ++i) x[i] = args.x.As<float>()[row * args.x.stride(0) + i];
-    const std::vector<double> multiplied = reference::AsMultiplied(x, args.weight.format);
+    const std::vector<double> multiplied = reference::AsMultiplied(x, args.weight);
     for (int64_t output = 0; output < args.weight.n; ++output) {
       double sum = args.bias.empty() ? 0 : std::abs(GetElement(args.bias, output));
       if (args.accumulate) sum += std::abs(GetElement(old_out, row * args.weight.n + output));
@@ -101,6 +102,28 @@ TEST_P(GemmTest, MatchesReference) {
     args.bias = bias;
     args.accumulate = true;
     ExpectBodiesMatchReference(args, old_out, tolerance);
+  }
+}
+
+// Rows that are rounded before they are multiplied, also with edge values: a row of zeros, one with a NaN.
+TEST_P(GemmTest, RoundsActivations) {
+  Random random;
+  const ActivationRounding int8 = ActivationRounding::kInt8Row;
+  std::vector<ActivationRounding> roundings = {int8, ActivationRounding::kFp8Row, ActivationRounding::kFp8Block};
+  if (GetParam().is_integer()) roundings = {int8};
+  for (const ActivationRounding rounding : roundings) {
+    for (const Shape& shape : {Shape{1, 40, 300}, Shape{2, 33, 128}, Shape{7, 64, 129}, Shape{30, 31, 65}}) {
+      const TestTensor x = NormalTensor(random, {shape.m, shape.k}, 3.0), old_out({shape.m, shape.n});
+      if (shape.m > 2) {
+        std::fill_n(x.As<float>(), shape.k, 0.0f);
+        std::fill_n(x.As<float>() + shape.k, shape.k / 2, 1e-5f);
+        x.As<float>()[2 * shape.k + 1] = NAN;
+      }
+      TestWeight weight(NormalTensor(random, {shape.n, shape.k}), GetParam());
+      weight.packed.activations = rounding;
+      const GemmArgs args{.x = x, .weight = weight.packed, .bias = {}, .accumulate = false, .out = {}};
+      ExpectBodiesMatchReference(args, old_out, test::SumTolerance(shape.k + 2));
+    }
   }
 }
 
@@ -345,6 +368,34 @@ TEST(PackWeightTest, KeepsScalesOfHalfPrecision) {
     for (int i = 0; i < 32; ++i) source.As<float>()[i] = static_cast<float>(i % 16 - 8) * scale;
     const TestWeight weight(source, WeightFormat::Int4(32));
     for (int i = 0; i < 32; ++i) EXPECT_EQ(PackedElement(weight.packed, 0, i), source.As<float>()[i]) << scale;
+  }
+}
+
+// Integers and scales apart, and packed from there: the same bytes; and under a scale for several groups.
+TEST(PackWeightTest, TakesIntegersThatAreThere) {
+  Random random;
+  for (WeightFormat format : kFormats) {
+    if (!format.is_integer()) continue;
+    const int64_t n = 37, k = 301, groups = (k + format.group_size - 1) / format.group_size;
+    const TestTensor source = NormalTensor(random, {n, k});
+    const TestWeight expected(source, format);
+    TestTensor memory({static_cast<int64_t>(PackedBytes(n, k, format))}, DType::kU8);
+    std::fill_n(memory.As<char>(), PackedBytes(n, k, format), 0);
+    std::vector<int8_t> codes(k);
+    std::vector<float> scales(groups);
+    for (int64_t row = 0; row < n; ++row) {
+      ASSERT_TRUE(QuantizeIntegerRow(source.As<float>() + row * k, k, format, codes.data(), scales.data()).ok());
+      ASSERT_TRUE(
+          PackIntegerCodes(codes.data(), scales.data(), format.group_size, row, k, format, memory.As<void>()).ok());
+    }
+    EXPECT_TRUE(test::BitIdentical(memory, expected.memory)) << format.ToString();
+
+    const float scale = 0x1.8p-7f, too_large = 70;
+    ASSERT_TRUE(PackIntegerCodes(codes.data(), &scale, k, 0, k, format, memory.As<void>()).ok());
+    const PackedWeight packed{.data = memory.As<void>(), .n = n, .k = k, .format = format};
+    for (int64_t i = 0; i < k; ++i) ASSERT_EQ(PackedElement(packed, 0, i), static_cast<float>(codes[i]) * scale);
+    EXPECT_THAT(Message(PackIntegerCodes(codes.data(), &too_large, k, 3, k, format, memory.As<void>())),
+                HasSubstr("the scale of output 3, input 0 is 70"));
   }
 }
 

@@ -23,6 +23,7 @@ struct Shape {
 
 struct Formats {
   WeightFormat gate_up, down;
+  ActivationRounding rounding = ActivationRounding::kNone;
 };
 
 // The weights of some experts, packed, with their memory; scaled so that hidden values and results are of the order of
@@ -35,7 +36,9 @@ class Experts {
         up_(random, shape.num_experts, shape.intermediate, shape.hidden, formats.gate_up, 1 / std::sqrt(shape.hidden)),
         down_(random, shape.num_experts, shape.hidden, shape.intermediate, formats.down,
               1 / std::sqrt(shape.intermediate)),
-        num_experts_(shape.num_experts) {}
+        num_experts_(shape.num_experts) {
+    for (auto* weights : {&gate_, &up_, &down_}) weights->SetActivations(formats.rounding);
+  }
 
   void AddTo(MoeFfnArgs& args) const {
     args.num_experts = num_experts_;
@@ -119,6 +122,12 @@ inline constexpr Formats kFormats[] = {
     {WeightFormat::Int8(), WeightFormat::Int8()},   {WeightFormat::Int4(32), WeightFormat::Int4(32)},
     {WeightFormat::Int4(), WeightFormat::Int8(64)}, {WeightFormat::Int8(), WeightFormat::BF16()},
     {WeightFormat::F32(), WeightFormat::Int4()}};
+
+// With rows that are rounded first.
+inline constexpr Formats kRoundedFormats[] = {
+    {WeightFormat::Int8(), WeightFormat::BF16(), ActivationRounding::kInt8Row},
+    {WeightFormat::F32(), WeightFormat::F32(), ActivationRounding::kFp8Row},
+    {WeightFormat::BF16(), WeightFormat::BF16(), ActivationRounding::kFp8Block}};
 
 inline std::string FormatsName(const Formats& formats) {
   return packed_weight_testing::FormatName(formats.gate_up) + "_and_" + packed_weight_testing::FormatName(formats.down);

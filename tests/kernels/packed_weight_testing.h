@@ -24,6 +24,9 @@ class Weights {
     Add(source, format);
   }
 
+  void SetActivations(ActivationRounding rounding) {
+    for (PackedWeight& weight : packed_) weight.activations = rounding;
+  }
   const PackedWeight* data() const { return packed_.data(); }
   const PackedWeight& operator[](int64_t i) const { return packed_[i]; }
 

@@ -17,6 +17,14 @@ struct GgufName {
   std::string_view gguf;
 };
 
+// A tensor on the Hub that holds the outputs of two in GGUF: the first's, then the second's, or by turns. The Hub's is
+// a stack of the experts' matrices where GGUF's are.
+struct GgufJoin {
+  std::string_view hub;
+  std::string_view first, second;
+  bool by_turns = false;
+};
+
 struct GgufArchitecture {
   std::string_view name;          // general.architecture, which metadata keys begin with: "qwen3moe"
   std::string_view architecture;  // config.json's: "Qwen3MoeForCausalLM"
@@ -32,6 +40,7 @@ struct GgufArchitecture {
   bool interleaved_heads = false;
   // What no table says; null: nothing.
   absl::Status (*finish)(const GgufFile& file, nlohmann::json* config) = nullptr;
+  std::span<const GgufJoin> joins = {};
 };
 
 // UNIMPLEMENTED names the architecture and the nearest known one.

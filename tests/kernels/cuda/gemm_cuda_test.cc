@@ -30,7 +30,7 @@ std::vector<double> Magnitudes(const GemmArgs& args, const TensorView& old_out) 
   std::vector<float> x(args.weight.k);
   for (int64_t row = 0; row < args.x.dim(0); ++row) {
     for (int64_t i = 0; i < args.weight.k; ++i) x[i] = args.x.As<float>()[row * args.x.stride(0) + i];
-    const std::vector<double> multiplied = reference::AsMultiplied(x, args.weight.format);
+    const std::vector<double> multiplied = reference::AsMultiplied(x, args.weight);
     for (int64_t output = 0; output < args.weight.n; ++output) {
       double sum = args.bias.empty() ? 0 : std::abs(GetElement(args.bias, output));
       if (args.accumulate) sum += std::abs(GetElement(old_out, row * args.weight.n + output));
