@@ -36,11 +36,15 @@ bool SpinUntil(const Condition& done) {
   return done();
 }
 
-// The gate of a loop: whether it is open (bit 0), and how many workers are inside (the rest).
+// The gate of a loop: whether it is open (bit 0), whether the pool has ended (bit 1), and how many workers are inside
+// (the rest). All of it is one word, so that nobody acts on a part that is out of date: a worker that found the gate
+// open and then got no core must not take the pool's end for another loop, and close the gate on those who sleep.
 constexpr uint32_t kOpen = 1;
-constexpr uint32_t kOneWorker = 2;
+constexpr uint32_t kEnded = 2;
+constexpr uint32_t kOneWorker = 4;
 
 bool IsOpen(uint32_t gate) { return (gate & kOpen) != 0; }
+bool HasEnded(uint32_t gate) { return (gate & kEnded) != 0; }
 bool HasWorkers(uint32_t gate) { return gate >= kOneWorker; }
 
 }  // namespace
@@ -56,7 +60,6 @@ struct ThreadPool::Team {
   alignas(64) std::atomic<int64_t> next{0};
   alignas(64) std::atomic<uint32_t> gate{0};
   alignas(64) std::atomic<uint32_t> emptied{0};  // moves on when the last worker has left through a closed gate
-  std::atomic<bool> stop{false};
   std::vector<std::thread> workers;
 
   void Work(int worker) {
@@ -67,12 +70,14 @@ struct ThreadPool::Team {
     }
   }
 
-  void WaitUntilOpen() {
-    const auto open = [this] { return IsOpen(gate.load(std::memory_order_acquire)); };
-    if (SpinUntil(open)) return;
-    while (!open()) {
-      const uint32_t closed = gate.load(std::memory_order_acquire);
-      if (!IsOpen(closed)) gate.wait(closed, std::memory_order_acquire);
+  // For the next loop or the end of the pool.
+  void WaitForWork() {
+    const auto is_work = [](uint32_t now) { return IsOpen(now) || HasEnded(now); };
+    if (SpinUntil([&] { return is_work(gate.load(std::memory_order_acquire)); })) return;
+    uint32_t now = gate.load(std::memory_order_acquire);
+    while (!is_work(now)) {
+      gate.wait(now, std::memory_order_acquire);
+      now = gate.load(std::memory_order_acquire);
     }
   }
 
@@ -85,6 +90,7 @@ struct ThreadPool::Team {
     }
   }
 
+  // Returns false where the gate is closed.
   bool Enter() {
     uint32_t now = gate.load(std::memory_order_acquire);
     while (IsOpen(now)) {
@@ -96,14 +102,13 @@ struct ThreadPool::Team {
   void CloseAndLeave() {
     gate.fetch_and(~kOpen, std::memory_order_acq_rel);
     if (HasWorkers(gate.fetch_sub(kOneWorker, std::memory_order_acq_rel) - kOneWorker)) return;
-    emptied.fetch_add(1, std::memory_order_release);
+    emptied.fetch_add(1);
     emptied.notify_one();
   }
 
   void WorkerMain(int worker) {
-    for (;;) {
-      WaitUntilOpen();
-      if (stop.load(std::memory_order_relaxed)) return;
+    while (!HasEnded(gate.load(std::memory_order_acquire))) {
+      WaitForWork();
       if (!Enter()) continue;
       Work(worker);
       CloseAndLeave();
@@ -120,8 +125,7 @@ ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads), team_(std::
 }
 
 ThreadPool::~ThreadPool() {
-  team_->stop.store(true, std::memory_order_relaxed);
-  team_->gate.fetch_or(kOpen, std::memory_order_release);
+  team_->gate.fetch_or(kEnded);
   team_->gate.notify_all();
   for (std::thread& worker : team_->workers) worker.join();
 }
@@ -139,7 +143,7 @@ void ThreadPool::Run(int64_t count, int64_t grain, Function function, const void
   team.count = count;
   team.grain = grain;
   team.next.store(0, std::memory_order_relaxed);
-  team.gate.fetch_or(kOpen, std::memory_order_release);
+  team.gate.fetch_or(kOpen);
   team.gate.notify_all();
   team.Work(0);
   team.gate.fetch_and(~kOpen, std::memory_order_acq_rel);

@@ -61,6 +61,20 @@ TEST_P(ThreadPoolTest, EndsWithSleepingAndWithSpinningWorkers) {
   }
 }
 
+// A worker that saw the last loop open and then got no core may come back to it when the pool has ended. That takes
+// more threads than cores, and luck: where such a worker closed the gate on the others, one of some thousand pools
+// hung.
+TEST(ThreadPoolEndTest, WorkersThatComeLateEndWithTheOthers) {
+  for (int round = 0; round < 1000; ++round) {
+    ThreadPool pool(16);
+    std::atomic<int> sum{0};
+    for (int loop = 0; loop < 3; ++loop) {
+      pool.ParallelFor(2, 1, [&](int64_t begin, int64_t end, int) { sum += static_cast<int>(end - begin); });
+    }
+    ASSERT_EQ(sum, 6);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Threads, ThreadPoolTest, testing::Values(1, 2, 5));
 
 }  // namespace
