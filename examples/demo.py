@@ -45,7 +45,7 @@ def stream(stub, prompt):
     start = time.monotonic()
     first = None
     tokens = 0
-    for response in stub.GenerateStream(request, timeout=120):
+    for response in stub.GenerateStream(request, timeout=120, wait_for_ready=True):
         first = first or time.monotonic()
         tokens += len(response.token_ids)
         print(response.text_delta, end="", flush=True)

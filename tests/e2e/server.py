@@ -54,6 +54,8 @@ class Server:
             self._process.wait()
             raise RuntimeError("the server did not start:\n" + self.log)
         self.channel = self.connect()
+        # The first attempt may fail for no fault of the server's: see tests/support/connect.h.
+        grpc.channel_ready_future(self.channel).result(START_TIMEOUT_S)
         self.stub = inference_pb2_grpc.InferenceServiceStub(self.channel)
         return self
 

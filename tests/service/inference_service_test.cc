@@ -319,8 +319,7 @@ TEST_F(InferenceServiceTest, AClientThatGoesAwayHoldsNothing) {
   engine_options_.step_time = absl::Milliseconds(10);
   Start();
   {
-    auto channel = grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), {});
-    auto stub = v1::InferenceService::NewStub(channel);
+    auto stub = v1::InferenceService::NewStub(testing::Connect(server_->address()));
     grpc::ClientContext context;
     auto reader = stub->GenerateStream(&context, TextRequest("x", 250));
     v1::GenerateStreamResponse response;
@@ -354,8 +353,7 @@ TEST_F(InferenceServiceTest, APeerThatDoesNotReadIsCutOffAndSlowsNobody) {
   grpc::ChannelArguments small_window;
   small_window.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   small_window.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 65536);
-  auto stub = v1::InferenceService::NewStub(
-      grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), small_window));
+  auto stub = v1::InferenceService::NewStub(testing::Connect(server_->address(), small_window));
   grpc::ClientContext context;
   auto reader = stub->GenerateStream(&context, request);
   v1::GenerateStreamResponse response;
@@ -387,8 +385,7 @@ TEST_F(InferenceServiceTest, APeerThatNeverReadsTheRestLosesTheCall) {
   grpc::ChannelArguments small_window;
   small_window.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   small_window.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 65536);
-  auto stub = v1::InferenceService::NewStub(
-      grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), small_window));
+  auto stub = v1::InferenceService::NewStub(testing::Connect(server_->address(), small_window));
   grpc::ClientContext context;
   auto reader = stub->GenerateStream(&context, request);
   v1::GenerateStreamResponse response;

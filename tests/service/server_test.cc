@@ -176,15 +176,8 @@ TEST_F(ServerTest, MoreConnectionsThanAllowedAreTurnedAway) {
   for (int client : clients) close(client);
 
   // There is room again, once the server has noticed.
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  stub_ = v1::InferenceService::NewStub(
-      grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), arguments));
-  grpc::ClientContext context;
-  context.set_wait_for_ready(true);
-  v1::GenerateResponse response;
-  EXPECT_TRUE(stub_->Generate(&context, TextRequest("x", 1), &response).ok());
+  stub_ = v1::InferenceService::NewStub(testing::Connect(server_->address()));
+  EXPECT_TRUE(Generate(TextRequest("x", 1)).ok());
 }
 
 TEST_F(ServerTest, ConnectionsOpenedAndDroppedDoNoHarm) {

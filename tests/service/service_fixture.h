@@ -13,6 +13,7 @@
 #include "service/authenticator.h"
 #include "service/server.h"
 #include "serving/model_registry.h"
+#include "tests/support/connect.h"
 #include "tests/support/fake_engine.h"
 #include "tests/support/tiny_tokenizer.h"
 #include "tokenizer/chat_template.h"
@@ -39,8 +40,7 @@ class ServiceTest : public ::testing::Test {
     server_ = std::move(server).value();
     grpc::ChannelArguments arguments;
     arguments.SetMaxSendMessageSize(-1);
-    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a connection of its own
-    channel_ = grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), arguments);
+    channel_ = testing::Connect(server_->address(), arguments);
     stub_ = v1::InferenceService::NewStub(channel_);
   }
 
