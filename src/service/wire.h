@@ -13,9 +13,11 @@
 
 namespace moed {
 
-// INVALID_ARGUMENT when `bytes` are not such a message: malformed, or with text that is not UTF-8.
+// INVALID_ARGUMENT when `bytes` are not such a message: malformed, or with text that is not UTF-8; CANCELLED where the
+// call ended before there was a message.
 template <typename Message>
 absl::StatusOr<Message> ParseRequest(const grpc::ByteBuffer& bytes) {
+  if (!bytes.Valid()) return Cancelled("the call ended before its request had come");
   Message message;
   grpc::ByteBuffer copy = bytes;  // parsing takes the buffer; its slices are shared
   if (!grpc::SerializationTraits<Message>::Deserialize(&copy, &message).ok()) {

@@ -107,6 +107,21 @@ TEST_F(ServerTest, BytesThatAreNoRequestAreInvalid) {
   EXPECT_TRUE(Generate(TextRequest("x", 1)).ok());
 }
 
+// As a client does that gives up at once.
+TEST_F(ServerTest, ACallWithoutAMessageIsNoBadRequest) {
+  Start();
+  grpc::ClientContext context;
+  const grpc::internal::RpcMethod rpc("/moed.v1.InferenceService/GenerateStream",
+                                      grpc::internal::RpcMethod::BIDI_STREAMING);
+  std::unique_ptr<grpc::ClientReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>> stream(
+      grpc::internal::ClientReaderWriterFactory<grpc::ByteBuffer, grpc::ByteBuffer>::Create(channel_.get(), rpc,
+                                                                                            &context));
+  stream->WritesDone();
+  const grpc::Status status = stream->Finish();
+  EXPECT_EQ(status.error_code(), StatusCode::CANCELLED) << status.error_message();
+  EXPECT_THAT(status.error_message(), HasSubstr("before its request had come"));
+}
+
 TEST_F(ServerTest, AMessageThatIsTooLargeIsRefused) {
   server_options_.max_message_bytes = 1 << 20;
   Start();
