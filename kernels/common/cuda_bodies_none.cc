@@ -9,6 +9,7 @@
 #include "kernels/paged_attention/paged_attention.h"
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/rope/rope.h"
+#include "kernels/sampling/sample_rows.h"
 
 namespace moed::kernels::cuda {
 
@@ -25,5 +26,6 @@ MOED_NO_CUDA_BODY(MoeGating)
 MOED_NO_CUDA_BODY(PagedAttention)
 MOED_NO_CUDA_BODY(RmsNorm)
 MOED_NO_CUDA_BODY(Rope)
+MOED_NO_CUDA_BODY(SampleRows)
 
 }  // namespace moed::kernels::cuda

@@ -117,6 +117,7 @@ absl::StatusOr<std::unique_ptr<MoeEngine>> MoeEngine::Load(const MoeEngineOption
   std::unique_ptr<MoeEngine> engine(new MoeEngine(options));
   MOED_RETURN_IF_ERROR(engine->LoadModel(options, *checkpoint));
   MOED_RETURN_IF_ERROR(engine->ReserveWorkspace(options));
+  MOED_RETURN_IF_ERROR(engine->ReserveGraphs(options));
   MOED_RETURN_IF_ERROR(engine->CreateCache(options));
   engine->FillInfo(options);
   return engine;
@@ -159,7 +160,7 @@ absl::Status MoeEngine::LoadModel(const MoeEngineOptions& options, Checkpoint& c
 namespace {
 
 // A step of `tokens` tokens in `sequences` sequences, to be measured: no view leads anywhere.
-DecoderBatch EmptyBatch(int64_t tokens, int64_t sequences, int64_t max_context, size_t num_groups, Device device) {
+DecoderBatch EmptyBatch(int64_t tokens, int64_t sequences, int64_t max_context, int64_t num_groups, Device device) {
   static char nothing;
   const auto view = [&](int64_t size, DType dtype = DType::kI32) {
     return TensorView(&nothing, {size}, dtype, device);
@@ -170,7 +171,7 @@ DecoderBatch EmptyBatch(int64_t tokens, int64_t sequences, int64_t max_context, 
   batch.query_starts = view(sequences + 1);
   batch.max_context = max_context;
   batch.one_expert = {.weights = view(tokens, DType::kF32), .sorted_pairs = view(tokens), .offsets = view(2)};
-  for (size_t g = 0; g < num_groups; ++g) {
+  for (int64_t g = 0; g < num_groups; ++g) {
     batch.groups.push_back(
         {.slots = view(tokens, DType::kI64), .block_starts = view(sequences + 1), .block_ids = view(sequences)});
   }
@@ -193,18 +194,47 @@ absl::Status MoeEngine::ReserveWorkspace(const MoeEngineOptions& options) {
   size_t bytes = 0;
   for (int64_t tokens = 1;; tokens = std::min(2 * tokens, max_tokens)) {
     const int64_t sequences = std::min<int64_t>(tokens, options.max_num_seqs);
-    const size_t num_groups = one_block.groups().size();
-    const size_t inputs = StepInputs::MaxBytes(tokens, sequences, sequences, static_cast<int64_t>(num_groups),
-                                               blocks_per_context * sequences * static_cast<int64_t>(num_groups));
+    const auto num_groups = static_cast<int64_t>(one_block.groups().size());
+    const StepSize inputs = {.tokens = tokens,
+                             .sequences = sequences,
+                             .rows = sequences,
+                             .groups = num_groups,
+                             .blocks = blocks_per_context * sequences,
+                             .adjustments = StepGraphs::kAdjustmentsPerSequence * sequences};
     const DecoderBatch batch = EmptyBatch(tokens, sequences, info_.max_context, num_groups, ctx_.device);
     bytes = std::max(bytes, workspace_.Measure([&] {
-      workspace_.Allocate(inputs);
-      decoder_->Forward(ctx_, batch, &one_block);
+      workspace_.Allocate(inputs.NumBytes());
+      const DecoderOutput output = decoder_->Forward(ctx_, batch, &one_block);
+      SampleOnDevice(ctx_, output.logits,
+                     {.num_adjustments = inputs.adjustments, .max_top = SamplingParams::kMaxLogprobs});
     }));
     if (tokens == max_tokens) break;
   }
   memory_plan_.workspace = bytes;
   return workspace_.Reserve(bytes);
+}
+
+// On a GPU: what graphs will take, by the one of the largest decode step, which is recorded and thrown away.
+absl::Status MoeEngine::ReserveGraphs(const MoeEngineOptions& options) {
+  if (ctx_.device.type == DeviceType::kCpu || options.enforce_eager) return absl::OkStatus();
+  const std::vector<CacheSpec> specs = CacheSpecs(decoder_->config(), KvDType(options, decoder_->weights()));
+  MOED_ASSIGN_OR_RETURN(PagedKvCache one_block, PagedKvCache::Create(specs, options.block_size, 1, ctx_.device));
+  const int64_t sequences = std::min({options.max_num_seqs, options.max_num_batched_tokens, StepGraphs::kMaxSequences});
+  const StepBatch batch = {
+      .decoder = EmptyBatch(sequences, sequences, info_.max_context, std::ssize(one_block.groups()), ctx_.device),
+      .sampling = {.num_adjustments = StepGraphs::kAdjustmentsPerSequence * sequences,
+                   .max_top = SamplingParams::kMaxLogprobs}};
+  MOED_ASSIGN_OR_RETURN(const CudaMemory before, CudaMemoryOf(ctx_.device));
+  const auto graph = Record(batch, &one_block);
+  if (!graph.ok()) {
+    MOED_LOG_WARNING("steps are not recorded as CUDA graphs: {}", Message(graph.status()));
+    return absl::OkStatus();
+  }
+  MOED_ASSIGN_OR_RETURN(const CudaMemory after, CudaMemoryOf(ctx_.device));
+  const uint64_t bytes = before.free_bytes - std::min(before.free_bytes, after.free_bytes);
+  memory_plan_.graphs = bytes * StepGraphs::kMaxGraphs;
+  graphs_.emplace(info_.max_context, decoder_->config().vocab_size, options.block_size);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<int64_t> MoeEngine::NumKvBlocks(const MoeEngineOptions& options, uint64_t block_bytes) const {
@@ -216,15 +246,14 @@ absl::StatusOr<int64_t> MoeEngine::NumKvBlocks(const MoeEngineOptions& options, 
   if (ctx_.device.type == DeviceType::kCuda) {
     MOED_ASSIGN_OR_RETURN(const CudaMemory memory, CudaMemoryOf(ctx_.device));
     const double may_use = options.gpu_memory_utilization * static_cast<double>(memory.total_bytes);
-    const double left = may_use - static_cast<double>(memory.total_bytes - memory.free_bytes);
+    const double left = may_use - static_cast<double>(memory.total_bytes - memory.free_bytes + memory_plan_.graphs);
     if (left >= static_cast<double>(block_bytes)) return static_cast<int64_t>(left / static_cast<double>(block_bytes));
     return ResourceExhausted(
         "{} has no room for keys and values: of {}, gpu_memory_utilization {} lets {} be in use, and {} are (weights "
-        "{}, "
-        "scratch memory {})",
+        "{}, scratch memory {}), CUDA graphs need {}",
         DeviceName(ctx_.device), HumanBytes(memory.total_bytes), options.gpu_memory_utilization,
         HumanBytes(static_cast<uint64_t>(may_use)), HumanBytes(memory.total_bytes - memory.free_bytes),
-        HumanBytes(memory_plan_.weights), HumanBytes(memory_plan_.workspace));
+        HumanBytes(memory_plan_.weights), HumanBytes(memory_plan_.workspace), HumanBytes(memory_plan_.graphs));
   }
   const int64_t blocks_per_context = (info_.max_context + options.block_size - 1) / options.block_size;
   const int64_t blocks = blocks_per_context * options.max_num_seqs;
@@ -277,12 +306,40 @@ absl::Status MoeEngine::Start(const StepPlan& plan) {
   for (const BlockCopy& copy : plan.block_copies) {
     cache_->CopyBlock(copy.group, copy.source, copy.destination, stream_.get());
   }
-  if (plan.empty()) return outputs_.Fetch(ctx_, DecoderOutput());
-  std::vector<int32_t> last_tokens(slots_.size());
-  for (const int32_t slot : plan.slots) last_tokens[slot] = slots_[slot].last_token();
+  if (plan.empty()) return outputs_.Fetch(ctx_, DecoderOutput(), SampledRows());
+  const bool samples_on_device = ctx_.device.type == DeviceType::kCuda && CanSampleOnDevice(plan);
+  const std::optional<StepGraphKey> key = graphs_ ? graphs_->KeyOf(plan, slots_) : std::nullopt;
+  const StepLayout layout = key ? graphs_->LayoutOf(*key, std::ssize(plan.block_tables))
+                                : StepLayout::Fit(plan, slots_, info_.vocab_size, samples_on_device);
   scope_.emplace(&workspace_);
-  MOED_ASSIGN_OR_RETURN(const DecoderBatch batch, inputs_.Make(ctx_, plan, last_tokens, cache_->block_size()));
-  return outputs_.Fetch(ctx_, decoder_->Forward(ctx_, batch, &*cache_));
+  MOED_ASSIGN_OR_RETURN(const StepBatch batch, inputs_.Make(ctx_, plan, slots_, layout, cache_->block_size()));
+  if (const StepGraphs::Step* const step = key ? GraphOf(*key, batch) : nullptr; step != nullptr) {
+    step->graph.Launch(stream_.get());
+    return outputs_.Fetch(ctx_, step->output, step->sampled);
+  }
+  const DecoderOutput output = decoder_->Forward(ctx_, batch.decoder, &*cache_);
+  SampledRows sampled;
+  if (samples_on_device) sampled = SampleOnDevice(ctx_, output.logits, batch.sampling);
+  return outputs_.Fetch(ctx_, output, sampled);
+}
+
+absl::StatusOr<StepGraphs::Step> MoeEngine::Record(const StepBatch& batch, PagedKvCache* cache) {
+  // The step's memory is what the workspace gives next, at each of its launches.
+  const Workspace::Scope scope(&workspace_);
+  MOED_RETURN_IF_ERROR(CudaGraph::BeginCapture(stream_.get()));
+  const DecoderOutput output = decoder_->Forward(ctx_, batch.decoder, cache);
+  const SampledRows sampled = SampleOnDevice(ctx_, output.logits, batch.sampling);
+  MOED_ASSIGN_OR_RETURN(CudaGraph graph, CudaGraph::EndCapture(stream_.get()));
+  return StepGraphs::Step{std::move(graph), batch.decoder.token_ids.data, output, sampled};
+}
+
+const StepGraphs::Step* MoeEngine::GraphOf(const StepGraphKey& key, const StepBatch& batch) {
+  if (const StepGraphs::Step* const step = graphs_->Find(key, batch.decoder.token_ids.data)) return step;
+  auto step = Record(batch, &*cache_);
+  if (step.ok()) return graphs_->Add(key, *std::move(step));
+  MOED_LOG_WARNING("steps are no longer recorded as CUDA graphs: {}", Message(step.status()));
+  graphs_.reset();
+  return nullptr;
 }
 
 absl::StatusOr<StepResult> MoeEngine::Collect(Ticket ticket) {
@@ -293,12 +350,23 @@ absl::StatusOr<StepResult> MoeEngine::Collect(Ticket ticket) {
   if (step.status.ok() && status.ok()) {
     result.step = step.plan.step;
     result.expert_loads = outputs_.ExpertLoads();
-    Sample(step.plan, outputs_.logits(), &result);
+    if (outputs_.sampled()) {
+      TakeSampled(step.plan, *outputs_.sampled(), &result);
+    } else {
+      Sample(step.plan, outputs_.logits(), &result);
+    }
   }
   scope_.reset();
   MOED_RETURN_IF_ERROR(step.status);
   MOED_RETURN_IF_ERROR(status);
   return result;
+}
+
+void MoeEngine::TakeSampled(const StepPlan& plan, const SampledRows& sampled, StepResult* result) {
+  for (size_t r = 0; r < plan.logits_rows.size(); ++r) {
+    SamplerSlot& slot = slots_[plan.slots[plan.logits_rows[r].sequence]];
+    result->rows.push_back(TakeSampledRow(sampled, static_cast<int64_t>(r), &slot));
+  }
 }
 
 void MoeEngine::Sample(const StepPlan& plan, const TensorView& logits, StepResult* result) {

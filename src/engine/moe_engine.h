@@ -14,6 +14,7 @@
 #include "checkpoint/checkpoint.h"
 #include "engine/engine.h"
 #include "engine/sampler.h"
+#include "engine/step_graphs.h"
 #include "engine/step_inputs.h"
 #include "engine/step_outputs.h"
 #include "kv_cache/paged_kv_cache.h"
@@ -50,6 +51,9 @@ struct MoeEngineOptions {
   // The part of a GPU's memory that may be in use when the model is loaded, all programs together. The rest is for what
   // the driver takes and for steps that are larger than foreseen. (--gpu-memory-utilization)
   double gpu_memory_utilization = 0.9;
+  // On a GPU every kernel of a step is launched by itself: no CUDA graphs, which decode steps are recorded as
+  // otherwise. Takes less memory and shows which kernel failed.
+  bool enforce_eager = false;
   // Positions of a sequence at most; 0: what the model was trained for. (--max-model-len)
   int32_t max_model_len = 0;
   // Sequences that run at once. (--max-num-seqs)
@@ -71,12 +75,13 @@ struct MemoryPlan {
   uint64_t weights = 0;
   uint64_t kv_cache = 0;
   uint64_t workspace = 0;  // of a GPU: the scratch memory of the largest step
+  uint64_t graphs = 0;     // of a GPU: of all CUDA graphs that may be kept
   uint64_t kv_bytes_per_token = 0;
   int32_t kv_blocks = 0;
 };
 
-// On the CPU a step is computed inside Submit, on a GPU it is enqueued there; Collect waits for it and samples. Load
-// may run in any thread, afterwards one thread owns the engine.
+// On the CPU a step is computed inside Submit, on a GPU it is enqueued there with its sampling; Collect waits for it,
+// and samples on the host what the device did not. Load may run in any thread, afterwards one thread owns the engine.
 class MoeEngine final : public Engine {
  public:
   // Errors: those of Checkpoint::Open, ReadModelConfig and ModelWeights::Load; INVALID_ARGUMENT for options that do not
@@ -106,12 +111,18 @@ class MoeEngine final : public Engine {
   absl::Status OpenDevice(Device device);
   absl::Status LoadModel(const MoeEngineOptions& options, Checkpoint& checkpoint);
   absl::Status ReserveWorkspace(const MoeEngineOptions& options);
+  absl::Status ReserveGraphs(const MoeEngineOptions& options);
   absl::StatusOr<int64_t> NumKvBlocks(const MoeEngineOptions& options, uint64_t block_bytes) const;
   absl::Status CreateCache(const MoeEngineOptions& options);
   void FillInfo(const MoeEngineOptions& options);
 
   absl::Status Start(const StepPlan& plan);
+  absl::StatusOr<StepGraphs::Step> Record(const StepBatch& batch, PagedKvCache* cache);
+  // The graph for a step, recorded now if it is new; null where that fails, which it will not be tried again after.
+  const StepGraphs::Step* GraphOf(const StepGraphKey& key, const StepBatch& batch);
+  // On the host, from logits, or what the device has sampled.
   void Sample(const StepPlan& plan, const TensorView& logits, StepResult* result);
+  void TakeSampled(const StepPlan& plan, const SampledRows& sampled, StepResult* result);
 
   EngineInfo info_;
   MemoryPlan memory_plan_;
@@ -121,6 +132,7 @@ class MoeEngine final : public Engine {
   ExecContext ctx_;
   std::optional<TransformerDecoder> decoder_;
   std::optional<PagedKvCache> cache_;
+  std::optional<StepGraphs> graphs_;
   StepInputs inputs_;
   StepOutputs outputs_;
   std::vector<SamplerSlot> slots_;  // [max_slots]

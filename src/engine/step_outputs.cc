@@ -5,17 +5,29 @@
 
 namespace moed {
 
-absl::Status StepOutputs::Fetch(const ExecContext& ctx, const DecoderOutput& output) {
-  logits_ = output.logits;
+absl::Status StepOutputs::Fetch(const ExecContext& ctx, const DecoderOutput& output, const SampledRows& sampled) {
+  const bool is_sampled = !sampled.memory.empty();
+  TensorView rows = is_sampled ? sampled.memory : output.logits;
   expert_offsets_ = output.expert_offsets;
-  if (ctx.device.type == DeviceType::kCpu) return absl::OkStatus();
-  const size_t logits_bytes = logits_.empty() ? 0 : logits_.num_bytes();
-  const size_t offsets_bytes = expert_offsets_.empty() ? 0 : expert_offsets_.num_bytes();
-  if (host_.size() < logits_bytes + offsets_bytes) {
-    MOED_ASSIGN_OR_RETURN(host_, Buffer::AllocatePinned(std::max(logits_bytes + offsets_bytes, 2 * host_.size())));
+  logits_ = TensorView();
+  sampled_.reset();
+  if (ctx.device.type == DeviceType::kCuda) MOED_RETURN_IF_ERROR(CopyToHost(ctx, {&rows, &expert_offsets_}));
+  if (is_sampled) {
+    sampled_ = SampledRows::Of(rows, sampled.tokens.dim(0), sampled.top_ids.dim(1));
+  } else {
+    logits_ = rows;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StepOutputs::CopyToHost(const ExecContext& ctx, std::initializer_list<TensorView*> views) {
+  size_t bytes = 0;
+  for (const TensorView* view : views) bytes += view->empty() ? 0 : view->num_bytes();
+  if (host_.size() < bytes) {
+    MOED_ASSIGN_OR_RETURN(host_, Buffer::AllocatePinned(std::max(bytes, 2 * host_.size())));
   }
   char* to = static_cast<char*>(host_.data());
-  for (TensorView* view : {&logits_, &expert_offsets_}) {
+  for (TensorView* const view : views) {
     if (view->empty()) continue;
     ctx.stream->Copy(to, view->data, view->num_bytes());
     view->data = to;

@@ -3,6 +3,7 @@
 
 #include "base/text.h"
 #include "tensor/cuda_devices.h"
+#include "tensor/cuda_graph.h"
 #include "tensor/cuda_memory.h"
 #include "tensor/cuda_stream.h"
 
@@ -170,6 +171,40 @@ void CudaEvent::Record(CudaStream* stream) {
 absl::Status CudaEvent::Wait() const {
   const cudaError_t error = cudaEventSynchronize(static_cast<cudaEvent_t>(handle_));
   return error == cudaSuccess ? absl::OkStatus() : Failed("waiting for the device", error);
+}
+
+// ------------------------------------------------------------------------------------------------------------ graphs
+
+absl::Status CudaGraph::BeginCapture(CudaStream* stream) {
+  const cudaError_t error =
+      cudaStreamBeginCapture(static_cast<cudaStream_t>(stream->handle()), cudaStreamCaptureModeThreadLocal);
+  if (error == cudaSuccess) return absl::OkStatus();
+  cudaGetLastError();  // that nothing can be recorded is no error of what follows
+  return Failed("the start of a graph", error);
+}
+
+absl::StatusOr<CudaGraph> CudaGraph::EndCapture(CudaStream* stream) {
+  cudaGraph_t recorded = nullptr;
+  cudaError_t error = cudaStreamEndCapture(static_cast<cudaStream_t>(stream->handle()), &recorded);
+  cudaGraphExec_t graph = nullptr;
+  const bool is_whole = error == cudaSuccess && stream->is_open();
+  if (is_whole) error = cudaGraphInstantiate(&graph, recorded, 0);
+  if (recorded != nullptr) cudaGraphDestroy(recorded);
+  if (is_whole && error == cudaSuccess) return CudaGraph(graph);
+  cudaGetLastError();
+  MOED_RETURN_IF_ERROR(stream->Synchronize());  // which tells what closed it
+  return Failed("a graph", error);
+}
+
+CudaGraph::~CudaGraph() {
+  if (handle_ != nullptr) cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(handle_));
+}
+
+void CudaGraph::Launch(CudaStream* stream) const {
+  if (!stream->is_open()) return;
+  const cudaError_t error =
+      cudaGraphLaunch(static_cast<cudaGraphExec_t>(handle_), static_cast<cudaStream_t>(stream->handle()));
+  if (error != cudaSuccess) stream->Fail(Failed("a graph", error));
 }
 
 }  // namespace moed

@@ -1,6 +1,7 @@
 // What the CUDA runtime does elsewhere (cuda_runtime.cc), in builds without CUDA: nothing.
 #include "base/logging.h"
 #include "tensor/cuda_devices.h"
+#include "tensor/cuda_graph.h"
 #include "tensor/cuda_memory.h"
 #include "tensor/cuda_stream.h"
 
@@ -29,6 +30,11 @@ CudaStream::~CudaStream() = default;
 void CudaStream::Copy(void* /*to*/, const void* /*from*/, size_t /*bytes*/) { Unreachable(); }
 absl::Status CudaStream::Synchronize() { return WithoutCuda(); }
 void CudaStream::MakeCurrent() const {}
+
+absl::Status CudaGraph::BeginCapture(CudaStream* /*stream*/) { return WithoutCuda(); }
+absl::StatusOr<CudaGraph> CudaGraph::EndCapture(CudaStream* /*stream*/) { return WithoutCuda(); }
+CudaGraph::~CudaGraph() = default;
+void CudaGraph::Launch(CudaStream* /*stream*/) const { Unreachable(); }
 
 absl::StatusOr<CudaEvent> CudaEvent::Create() { return WithoutCuda(); }
 CudaEvent::~CudaEvent() = default;

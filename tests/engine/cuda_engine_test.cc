@@ -5,15 +5,21 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <string>
 #include <vector>
 
 #include "engine/moe_engine.h"
 #include "engine/score.h"
+#include "engine/step_graphs.h"
+#include "scheduler/policy.h"
+#include "scheduler/scheduler.h"
 #include "tensor/cuda_devices.h"
 #include "tests/support/seeded_checkpoint.h"
+#include "tests/support/serve_all.h"
 #include "tests/support/simt/runtime.h"
 #include "tests/support/simt/scheduler.h"
 #include "tests/support/temp_dir.h"
@@ -93,6 +99,23 @@ absl::StatusOr<StepResult> RunStep(Engine& engine, const StepPlan& plan) {
 
 const std::vector<int32_t> kPrompt = {3, 1, 4, 1, 5};
 
+// The prompt and `steps` - 1 tokens after it, sampled with `params`.
+std::vector<RowResult> Generate(Engine& engine, const SamplingParams& params, int steps) {
+  std::vector<RowResult> rows;
+  for (int step = 0; step < steps; ++step) {
+    const auto first = step == 0 ? 0 : static_cast<int32_t>(kPrompt.size()) + step - 1;
+    StepPlan plan = PlanOf(engine.info(), first, step == 0 ? kPrompt : std::vector{kPendingToken}, 1);
+    plan.logits_rows[0] = {.token = plan.num_tokens() - 1, .sequence = 0};
+    if (step == 0) plan.slot_inits[0] = {.params = params, .seed = 7, .prompt_ids = kPrompt, .output_ids = {}};
+    auto result = RunStep(engine, plan);
+    EXPECT_TRUE(result.ok()) << result.status();
+    if (!result.ok()) break;
+    EXPECT_TRUE(result->rows.at(0).status.ok()) << result->rows[0].status;
+    rows.push_back(std::move(result->rows[0]));
+  }
+  return rows;
+}
+
 double RelativeError(const std::vector<float>& actual, const std::vector<float>& expected) {
   double difference = 0.0, reference = 0.0;
   for (size_t i = 0; i < expected.size(); ++i) {
@@ -129,14 +152,164 @@ TEST_F(CudaEngineTest, AStepIsOneCopyInAndTwoOutAndAllocatesNothing) {
   EXPECT_EQ(simt::PinnedBytesInUse(), pinned);
 }
 
+TEST_F(CudaEngineTest, TheDeviceSamplesWhatTheHostWouldAndOnlyTokensComeBack) {
+  const auto cpu = Load(Options(Device{})), cuda = Load(Options());
+  ASSERT_NE(cuda, nullptr);
+  std::vector<SamplingParams> all(3);
+  all[0].temperature = 0.8f;
+  all[0].top_k = 20;
+  all[0].top_p = 0.9f;
+  all[0].logprobs = 3;
+  all[1].repetition_penalty = 1.5f;
+  all[1].presence_penalty = 0.5f;
+  all[1].frequency_penalty = 0.25f;
+  all[1].logit_bias = {{17, 2.0f}, {3, -5.0f}};
+  all[1].logprobs = 0;
+  all[2].temperature = 0.0f;
+  all[2].min_tokens = 2;
+  for (size_t i = 0; i < all.size(); ++i) {
+    SCOPED_TRACE("parameters " + std::to_string(i));
+    constexpr int kSteps = 3;
+    if (all[i].min_tokens > 0) {
+      SamplingParams without = all[i];
+      without.min_tokens = 0;
+      all[i].stop_token_ids = Generate(*cpu, without, kSteps)[1].tokens;
+    }
+    const std::vector<RowResult> expected = Generate(*cpu, all[i], kSteps);
+    const int64_t bytes = simt::BytesToHost();
+    const std::vector<RowResult> actual = Generate(*cuda, all[i], kSteps);
+    // Of each layer where each expert's tokens begin; of the row what a graph has room for.
+    const int64_t of_step = 3 * (7 + 1) * 4 + 4 * (2 + 2 * SamplingParams::kMaxLogprobs);
+    EXPECT_LE(simt::BytesToHost() - bytes, kSteps * of_step);
+    EXPECT_LT(of_step, 4 * cuda->info().vocab_size) << "or it could be the logits";
+    ASSERT_EQ(actual.size(), expected.size());
+    for (int step = 0; step < kSteps; ++step) {
+      EXPECT_EQ(actual[step].tokens, expected[step].tokens) << "step " << step;
+      ASSERT_EQ(actual[step].logprobs.size(), expected[step].logprobs.size());
+      if (all[i].logprobs < 0) continue;
+      const TokenLogprobs &own = actual[step].logprobs[0], &cpus = expected[step].logprobs[0];
+      EXPECT_EQ(own.chosen.id, cpus.chosen.id);
+      EXPECT_NEAR(own.chosen.logprob, cpus.chosen.logprob, 1e-4);
+      ASSERT_EQ(own.top.size(), static_cast<size_t>(all[i].logprobs));
+      for (size_t t = 0; t < own.top.size(); ++t) EXPECT_EQ(own.top[t].id, cpus.top[t].id);
+    }
+  }
+}
+
+TEST_F(CudaEngineTest, WhatTheDeviceCannotSampleTheHostDoes) {
+  const auto cpu = Load(Options(Device{})), cuda = Load(Options());
+  ASSERT_NE(cuda, nullptr);
+  // Two rows of one sequence, and logits that are wanted: both rows are sampled one after the other.
+  StepPlan plan = PlanOf(cpu->info(), 0, kPrompt, 2);
+  for (LogitsRow& row : plan.logits_rows) row.sample = true;
+  plan.logits_rows[1].return_logits = false;
+  const auto expected = RunStep(*cpu, plan), actual = RunStep(*cuda, plan);
+  ASSERT_TRUE(actual.ok()) << actual.status();
+  for (const int row : {0, 1}) EXPECT_EQ(actual->rows[row].tokens, expected->rows[row].tokens);
+  EXPECT_LE(RelativeError(actual->rows[0].logits, expected->rows[0].logits), 1e-5);
+}
+
+// Three requests of different lengths, prompts and parameters, two of which run at a time.
+std::map<SequenceId, test::Served> ServeSome(Engine& engine) {
+  auto scheduler = Scheduler::Create({.max_num_seqs = 2, .max_num_batched_tokens = 8}, engine.info(), MakeFcfsPolicy());
+  EXPECT_TRUE(scheduler.ok()) << scheduler.status();
+  std::vector<Request> requests(3);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    Request& request = requests[i];
+    request.id = i + 1;
+    for (size_t t = 0; t < 3 + 2 * i; ++t) request.prompt_ids.push_back(static_cast<int32_t>(7 * t + i));
+    request.params.max_tokens = static_cast<int32_t>(5 - i);
+    request.params.ignore_eos = true;
+    request.params.seed = i;
+    request.params.repetition_penalty = i == 1 ? 1.3f : 1.0f;
+    request.params.logprobs = i == 2 ? 2 : -1;
+  }
+  return test::ServeAll(engine, **scheduler, requests);
+}
+
+TEST_F(CudaEngineTest, GraphsGiveTheSameAsLaunches) {
+  MoeEngineOptions options = Options();
+  options.enforce_eager = true;
+  std::map<SequenceId, test::Served> expected;
+  {
+    const auto eager = Load(options);
+    ASSERT_NE(eager, nullptr);
+    const int64_t graphs = simt::NumGraphLaunches();
+    expected = ServeSome(*eager);
+    EXPECT_EQ(simt::NumGraphLaunches(), graphs);
+    EXPECT_EQ(eager->memory_plan().graphs, 0u);
+  }
+  EXPECT_EQ(expected.at(1).tokens.size(), 5u);
+  const auto engine = Load(Options());
+  ASSERT_NE(engine, nullptr);
+  const size_t bytes = simt::DeviceBytesInUse();
+  // Twice: graphs are recorded, then found.
+  for (int round = 0; round < 2; ++round) {
+    const int64_t graphs = simt::NumGraphLaunches();
+    EXPECT_EQ(ServeSome(*engine), expected);
+    EXPECT_GE(simt::NumGraphLaunches() - graphs, 5);
+    EXPECT_GT(simt::DeviceBytesInUse(), bytes);
+    EXPECT_LE(simt::DeviceBytesInUse(), bytes + engine->memory_plan().graphs);
+  }
+}
+
+// Steps that have a graph: one token and one sampled row a sequence, in arrays of the graph's size.
+TEST(StepGraphsTest, KeysGoBySequencesAndContext) {
+  const StepGraphs graphs(/*max_context=*/1000, /*vocab_size=*/100, /*block_size=*/16);
+  const auto decode = [](std::vector<int32_t> positions) {
+    StepPlan plan;
+    for (int32_t s = 0; s < std::ssize(positions); ++s) {
+      plan.token_ids.push_back(kPendingToken);
+      plan.query_starts.push_back(s);
+      plan.slots.push_back(s);
+      plan.logits_rows.push_back({.token = s, .sequence = s});
+    }
+    plan.query_starts.push_back(plan.num_sequences());
+    plan.positions = std::move(positions);
+    plan.block_tables.resize(1);
+    return plan;
+  };
+  std::vector<SamplerSlot> slots(300);
+  EXPECT_EQ(graphs.KeyOf(decode({3}), slots), (StepGraphKey{1, 256}));
+  EXPECT_EQ(graphs.KeyOf(decode({3, 255, 9}), slots), (StepGraphKey{3, 256}));
+  EXPECT_EQ(graphs.KeyOf(decode({256, 2}), slots), (StepGraphKey{2, 512}));
+  EXPECT_EQ(graphs.KeyOf(decode({999}), slots), (StepGraphKey{1, 1000}));
+  EXPECT_EQ(graphs.KeyOf(decode(std::vector<int32_t>(257, 1)), slots), std::nullopt) << "too many sequences";
+
+  StepPlan plan = decode({3, 4});
+  plan.block_tables[0].ids.resize(2 * 16);
+  EXPECT_TRUE(graphs.KeyOf(plan, slots).has_value());
+  plan.block_tables[0].ids.resize(2 * 16 + 1);
+  EXPECT_FALSE(graphs.KeyOf(plan, slots).has_value()) << "more blocks than there is room for";
+
+  plan = decode({3, 4});
+  plan.logits_rows[1].return_logits = true;
+  EXPECT_FALSE(graphs.KeyOf(plan, slots).has_value());
+  plan = decode({3, 4});
+  plan.logits_rows.pop_back();
+  EXPECT_FALSE(graphs.KeyOf(plan, slots).has_value()) << "a sequence without a row";
+  plan = decode({3, 4});
+  plan.token_ids.push_back(1);
+  EXPECT_FALSE(graphs.KeyOf(plan, slots).has_value()) << "a prompt";
+
+  SamplingParams params;
+  params.repetition_penalty = 2.0f;
+  std::vector<int32_t> prompt(2 * StepGraphs::kAdjustmentsPerSequence + 1);
+  std::iota(prompt.begin(), prompt.end(), 0);
+  slots[1] = SamplerSlot(SlotInit{.params = params, .prompt_ids = prompt, .output_ids = {}});
+  EXPECT_FALSE(graphs.KeyOf(decode({3, 4}), slots).has_value()) << "more penalties than there is room for";
+}
+
 TEST_F(CudaEngineTest, TheCacheTakesWhatTheUtilizationLeaves) {
   MoeEngineOptions options = Options();
   options.gpu_memory_utilization = 0.5;
   const auto engine = Load(options);
   ASSERT_NE(engine, nullptr);
   const size_t half = simt::GetMachine().memory_bytes / 2;
-  EXPECT_LE(simt::DeviceBytesInUse(), half);
-  EXPECT_GE(simt::DeviceBytesInUse(), half - static_cast<size_t>(engine->info().cache_groups[0].bytes_per_block));
+  const size_t in_use = simt::DeviceBytesInUse() + engine->memory_plan().graphs;
+  EXPECT_GT(engine->memory_plan().graphs, 0u);
+  EXPECT_LE(in_use, half);
+  EXPECT_GE(in_use, half - static_cast<size_t>(engine->info().cache_groups[0].bytes_per_block));
 }
 
 TEST_F(CudaEngineTest, TooLittleMemoryForTheModelIsTold) {

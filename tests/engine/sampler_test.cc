@@ -131,26 +131,36 @@ TEST(SamplerTest, ResumedSlotGoesOnAsIfNothingHadBeen) {
   }
 }
 
+// What the slot's parameters make of the logits.
+std::vector<float> Adjusted(std::vector<float> logits, SamplerSlot slot) {
+  EXPECT_TRUE(slot.params().greedy()) << "which chooses without another change";
+  EXPECT_TRUE(SampleRow({}, logits, &slot).status.ok());
+  return logits;
+}
+
 TEST(SamplerTest, Penalties) {
+  const std::vector<float> logits = {4.0f, -1.0f, 1.0f};
   SamplingParams params;
   params.temperature = 0.0f;
   params.repetition_penalty = 2.0f;
-  std::vector<float> logits = {4.0f, -1.0f, 1.0f};
-  Slot(params, {0}, {1}).Adjust(logits);
-  EXPECT_EQ(logits, (std::vector<float>{2.0f, -2.0f, 1.0f}));
+  EXPECT_EQ(Adjusted(logits, Slot(params, {0}, {1})), (std::vector<float>{2.0f, -2.0f, 1.0f}));
 
   params.repetition_penalty = 1.0f;
   params.presence_penalty = 0.5f;
   params.frequency_penalty = 0.25f;
-  logits = {4.0f, -1.0f, 1.0f};
-  Slot(params, {0}, {1, 1, 2}).Adjust(logits);
-  EXPECT_EQ(logits, (std::vector<float>{4.0f, -2.0f, 0.25f}));
+  EXPECT_EQ(Adjusted(logits, Slot(params, {0}, {1, 1, 2})), (std::vector<float>{4.0f, -2.0f, 0.25f}));
 
   params = {};
+  params.temperature = 0.0f;
   params.logit_bias = {{2, 10.0f}, {0, -100.0f}};
-  logits = {4.0f, -1.0f, 1.0f};
-  Slot(params).Adjust(logits);
-  EXPECT_EQ(logits, (std::vector<float>{-96.0f, -1.0f, 11.0f}));
+  EXPECT_EQ(Adjusted(logits, Slot(params)), (std::vector<float>{-96.0f, -1.0f, 11.0f}));
+
+  // All for one token, in their order, and a bias that is told twice.
+  params.logit_bias = {{0, 1.0f}, {0, 1.0f}};
+  params.repetition_penalty = 2.0f;
+  params.presence_penalty = 0.5f;
+  params.frequency_penalty = 0.25f;
+  EXPECT_EQ(Adjusted(logits, Slot(params, {0}, {0, 0})), (std::vector<float>{2.0f, -1.0f, 1.0f}));
 }
 
 TEST(SamplerTest, StopIdsAreBarredUntilMinTokens) {

@@ -61,6 +61,12 @@ BUGS = [
         "if (lane >= distance)", "if (lane > distance)", "*MatchesReference/bf16*"),
     Bug("layer_norm: no barrier before the sums of the warps are added", "layer_norm",
         "kernels/layer_norm/layer_norm_cuda.cu", "  __syncthreads();\n", ""),
+    Bug("sampling: entries counted before the bins are empty", "sampling", "kernels/sampling/sample_rows_cuda.cu",
+        "= 0;\n    __syncthreads();\n", "= 0;\n"),
+    Bug("sampling: the entry that fills the nucleus left out", "sampling", "kernels/sampling/sample_rows_cuda.cu",
+        "/ one + 1;", "/ one;"),
+    Bug("sampling: a warp's piece of a row cut short", "sampling", "kernels/sampling/sample_rows_cuda.cu",
+        "min(piece_begin + piece, end)", "min(piece_begin + piece, end - 1)"),
 ]
 
 

@@ -226,6 +226,7 @@ MOED_SIMT_MIN_MAX(unsigned)
 MOED_SIMT_MIN_MAX(long)
 MOED_SIMT_MIN_MAX(unsigned long)
 MOED_SIMT_MIN_MAX(long long)
+MOED_SIMT_MIN_MAX(unsigned long long)
 MOED_SIMT_MIN_MAX(float)
 MOED_SIMT_MIN_MAX(double)
 #undef MOED_SIMT_MIN_MAX

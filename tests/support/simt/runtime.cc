@@ -10,8 +10,11 @@
 #include <cstring>
 #include <deque>
 #include <map>
+#include <memory>
 #include <random>
+#include <set>
 #include <utility>
+#include <vector>
 
 namespace moed::simt {
 namespace {
@@ -30,9 +33,20 @@ struct PendingCopy {
   size_t bytes;
 };
 
+struct Graph {
+  std::vector<std::function<void()>> launches;
+};
+
+struct GraphExec {
+  Graph graph;
+  int device;
+};
+constexpr size_t kBytesPerNode = 1024;  // of the device's memory
+
 struct Stream {
   std::deque<PendingCopy> pending;
   uint64_t last_number = 0;
+  std::unique_ptr<Graph> recording;
 };
 
 struct Event {
@@ -45,9 +59,10 @@ struct State {
   std::map<void*, Allocation> memory;
   std::map<void*, size_t> pinned;
   std::map<Stream*, Stream*> streams;
+  std::set<GraphExec*> graphs;
   std::mt19937_64 random;
   int device = 0;
-  int64_t num_launches = 0, num_copies = 0;
+  int64_t num_launches = 0, num_graph_launches = 0, num_copies = 0, bytes_to_host = 0;
   cudaError_t last_error = cudaSuccess;
 };
 
@@ -92,9 +107,19 @@ bool MayAllocate(int64_t* until_failure) {
   return true;
 }
 
+bool IsOnDevice(const void* data) {
+  for (const auto& [begin, allocation] : Get().memory) {
+    if (data >= begin && data < static_cast<const char*>(begin) + allocation.bytes) return true;
+  }
+  return false;
+}
+
 size_t BytesOn(int device) {
   size_t bytes = 0;
   for (const auto& [data, allocation] : Get().memory) bytes += allocation.device == device ? allocation.bytes : 0;
+  for (const GraphExec* graph : Get().graphs) {
+    if (graph->device == device) bytes += graph->graph.launches.size() * kBytesPerNode;
+  }
   return bytes;
 }
 
@@ -104,7 +129,7 @@ Machine& GetMachine() { return Get().machine; }
 
 size_t DeviceBytesInUse() {
   size_t bytes = 0;
-  for (const auto& [data, allocation] : Get().memory) bytes += allocation.bytes;
+  for (int device = 0; device < Get().machine.num_devices; ++device) bytes += BytesOn(device);
   return bytes;
 }
 
@@ -115,7 +140,9 @@ size_t PinnedBytesInUse() {
 }
 
 int64_t NumLaunches() { return Get().num_launches; }
+int64_t NumGraphLaunches() { return Get().num_graph_launches; }
 int64_t NumCopies() { return Get().num_copies; }
+int64_t BytesToHost() { return Get().bytes_to_host; }
 
 DeviceMemoryAccess::DeviceMemoryAccess() { Protect(PROT_READ | PROT_WRITE); }
 DeviceMemoryAccess::~DeviceMemoryAccess() { Protect(PROT_NONE); }
@@ -123,6 +150,12 @@ DeviceMemoryAccess::~DeviceMemoryAccess() { Protect(PROT_NONE); }
 void BeforeLaunch(void* stream) {
   ++Get().num_launches;
   Finish(static_cast<Stream*>(stream), UINT64_MAX);
+}
+
+bool IsCapturing(void* stream) { return static_cast<Stream*>(stream)->recording != nullptr; }
+
+void Record(void* stream, std::function<void()> launch) {
+  static_cast<Stream*>(stream)->recording->launches.push_back(std::move(launch));
 }
 
 }  // namespace moed::simt
@@ -145,6 +178,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "invalid device ordinal";
     case cudaErrorInvalidValue:
       return "invalid argument";
+    case cudaErrorStreamCaptureUnsupported:
+      return "operation not permitted when stream is capturing";
     default:
       return "unknown error";
   }
@@ -253,6 +288,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned /*flags*/) 
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (stream != nullptr && IsCapturing(stream)) return Error(cudaErrorStreamCaptureUnsupported);
   if (stream != nullptr) Finish(reinterpret_cast<Stream*>(stream), UINT64_MAX);
   return Fault();
 }
@@ -267,9 +303,47 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind /*kind*/, cudaStream_t handle) {
   auto* const stream = reinterpret_cast<Stream*>(handle);
+  if (stream->recording != nullptr) return Error(cudaErrorStreamCaptureUnsupported);  // nobody here asks for it
   ++Get().num_copies;
+  if (IsOnDevice(from) && !IsOnDevice(to)) Get().bytes_to_host += static_cast<int64_t>(bytes);
   stream->pending.push_back({++stream->last_number, to, from, bytes});
   if (Get().random() % 2 == 0) Finish(stream, UINT64_MAX);
+  return Fault();
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode /*mode*/) {
+  if (!GetMachine().can_capture) return Error(cudaErrorStreamCaptureUnsupported);
+  reinterpret_cast<Stream*>(handle)->recording = std::make_unique<Graph>();
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph) {
+  *graph = reinterpret_cast<cudaGraph_t>(reinterpret_cast<Stream*>(handle)->recording.release());
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long /*flags*/) {
+  auto* const made = new GraphExec{*reinterpret_cast<Graph*>(graph), Get().device};
+  Get().graphs.insert(made);
+  *exec = reinterpret_cast<cudaGraphExec_t>(made);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete reinterpret_cast<Graph*>(graph);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t handle) {
+  auto* const exec = reinterpret_cast<GraphExec*>(handle);
+  Get().graphs.erase(exec);
+  delete exec;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t /*stream*/) {
+  ++Get().num_graph_launches;
+  for (const auto& launch : reinterpret_cast<GraphExec*>(exec)->graph.launches) launch();
   return Fault();
 }
 

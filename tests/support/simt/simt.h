@@ -27,15 +27,20 @@ template <typename... Parameters>
 void Launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_shared_bytes,
             CudaStream* stream, std::type_identity_t<Parameters>... arguments) {
   if (stream != nullptr && !stream->is_open()) return;
-  std::optional<DeviceMemoryAccess> access;
-  if (stream != nullptr) {
-    BeforeLaunch(stream->handle());
-    access.emplace();
-  }
+  void* const handle = stream == nullptr ? nullptr : stream->handle();
   // The parameters are copied once, as at a launch.
-  auto call = [&] { kernel(arguments...); };
-  LaunchGrid(
-      name, grid, block, dynamic_shared_bytes, [](void* f) { (*static_cast<decltype(call)*>(f))(); }, &call);
+  const auto run = [=] {
+    std::optional<DeviceMemoryAccess> access;
+    if (handle != nullptr) {
+      BeforeLaunch(handle);
+      access.emplace();
+    }
+    auto call = [&] { kernel(arguments...); };
+    LaunchGrid(
+        name, grid, block, dynamic_shared_bytes, [](void* f) { (*static_cast<decltype(call)*>(f))(); }, &call);
+  };
+  if (handle != nullptr && IsCapturing(handle)) return Record(handle, run);
+  run();
 }
 
 }  // namespace moed::simt
