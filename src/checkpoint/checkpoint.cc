@@ -48,7 +48,7 @@ absl::StatusOr<WeightMatrix> Checkpoint::GetStackedMatrix(std::string_view name,
   return WeightMatrix(TensorView(data, {rows, columns}, stack.dtype));
 }
 
-std::optional<IntegerScheme> Checkpoint::StoredIntegers(std::string_view, int64_t, int64_t, int64_t) {
+absl::StatusOr<std::optional<IntegerScheme>> Checkpoint::Describe(std::string_view, int64_t, int64_t, int64_t) {
   return std::nullopt;
 }
 
@@ -56,7 +56,8 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
   MOED_RETURN_IF_ERROR(CheckModelPath(dir));
   absl::StatusOr<JsonFile> config = JsonFile::Read(dir + "/config.json");
   if (absl::IsNotFound(config.status())) {
-    return NotFound("{}: there is no config.json; a model is a folder with config.json and *.safetensors", dir);
+    return NotFound("{}: there is no config.json; a model is a folder with config.json and *.safetensors{}", dir,
+                    OtherWeights(dir));
   }
   MOED_RETURN_IF_ERROR(config.status());
   absl::StatusOr<JsonFile> generation_config = JsonFile::Read(dir + "/generation_config.json");

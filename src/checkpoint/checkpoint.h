@@ -85,11 +85,11 @@ class Checkpoint {
   virtual absl::StatusOr<WeightMatrix> GetStackedMatrix(std::string_view name, int64_t index, int64_t count,
                                                         int64_t rows, int64_t columns);
 
-  // The scheme of the integers that the matrix of such a call consists of (`count` 0: GetMatrix, else
-  // GetStackedMatrix); nothing for other matrices, for integers in act-order, and where the call would fail. Reads no
-  // weights.
-  virtual std::optional<IntegerScheme> StoredIntegers(std::string_view name, int64_t count, int64_t rows,
-                                                      int64_t columns);
+  // What such a call would find (`count` 0: GetMatrix, else GetStackedMatrix), without reading weights: the scheme of
+  // the integers that the matrix consists of, nothing for other matrices and for integers in act-order. Errors as the
+  // call's; dummy weights have none.
+  virtual absl::StatusOr<std::optional<IntegerScheme>> Describe(std::string_view name, int64_t count, int64_t rows,
+                                                                int64_t columns);
 
   // Gives the memory of a tensor or matrix back; views of it must not be used afterwards. Get may be called again.
   virtual void Release(std::string_view name) = 0;

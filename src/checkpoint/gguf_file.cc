@@ -205,10 +205,7 @@ absl::StatusOr<WeightMatrix> GgufFile::Matrix(const Location& location, int64_t 
     return InvalidArgument("{}: tensor {} of the shape [{}] has no matrix {}", shard_path(location.shard),
                            Quoted(tensor.name), fmt::join(shape, ", "), index);
   }
-  const MappedFile& file = shards_[location.shard].file;
-  const uint64_t bytes = tensor.num_bytes / count, begin = tensor.offset + bytes * index;
-  file.WillNeed(begin, bytes);
-  const char* data = file.data() + begin;
+  const char* data = shards_[location.shard].file.data() + Extent(location, index).first;
   if (tensor.type->dtype.has_value()) {  // alignment is at least 8 and a row's bytes are whole elements
     return WeightMatrix(TensorView(const_cast<char*>(data), {rows, columns}, *tensor.type->dtype));
   }
@@ -216,11 +213,21 @@ absl::StatusOr<WeightMatrix> GgufFile::Matrix(const Location& location, int64_t 
       std::make_shared<BlockMatrix>(*tensor.type, reinterpret_cast<const uint8_t*>(data), rows, columns));
 }
 
-void GgufFile::Release(const Location& location, std::optional<int64_t> index) const {
+std::pair<uint64_t, uint64_t> GgufFile::Extent(const Location& location, std::optional<int64_t> index) const {
   const GgufTensor& tensor = *location.tensor;
   const uint64_t count = tensor.shape.size() > 2 ? tensor.shape[tensor.shape.size() - 3] : 1;
   const uint64_t bytes = index.has_value() ? tensor.num_bytes / count : tensor.num_bytes;
-  shards_[location.shard].file.DontNeed(tensor.offset + bytes * static_cast<uint64_t>(index.value_or(0)), bytes);
+  return {tensor.offset + bytes * static_cast<uint64_t>(index.value_or(0)), bytes};
+}
+
+void GgufFile::WillNeed(const Location& location, std::optional<int64_t> index) const {
+  const auto [offset, size] = Extent(location, index);
+  shards_[location.shard].file.WillNeed(offset, size);
+}
+
+void GgufFile::Release(const Location& location, std::optional<int64_t> index) const {
+  const auto [offset, size] = Extent(location, index);
+  shards_[location.shard].file.DontNeed(offset, size);
 }
 
 }  // namespace moed

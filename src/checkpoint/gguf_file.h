@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/status.h"
@@ -56,6 +57,8 @@ class GgufFile {
   // one row. UNIMPLEMENTED names a type that is not supported. Views live as long as this.
   absl::StatusOr<WeightMatrix> Matrix(const Location& location, int64_t index = 0) const;
 
+  // Starts reading matrix `index`, or all of the tensor, from the disk in the background.
+  void WillNeed(const Location& location, std::optional<int64_t> index) const;
   // Says that matrix `index`, or all of the tensor, has been packed and its memory can go; touching it again reads it
   // again.
   void Release(const Location& location, std::optional<int64_t> index) const;
@@ -65,6 +68,9 @@ class GgufFile {
     MappedFile file;
     GgufHeader header;
   };
+
+  // Where it lies in its shard: offset and size.
+  std::pair<uint64_t, uint64_t> Extent(const Location& location, std::optional<int64_t> index) const;
 
   explicit GgufFile(std::string path) : path_(std::move(path)) {}
   absl::Status AddShard(const std::string& path);

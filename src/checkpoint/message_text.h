@@ -15,6 +15,10 @@ std::string Quoted(std::string_view text);
 // repeats the token that it stopped at).
 std::string JsonErrorText(std::string_view what);
 
+// For a message that a folder lacks what is read: "; it holds x.gguf, which …", of weights in another form; "" where it
+// has none.
+std::string OtherWeights(const std::string& folder);
+
 }  // namespace moed
 
 #endif  // MOED_CHECKPOINT_MESSAGE_TEXT_H_

@@ -65,8 +65,8 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> SafetensorsCheckpoint::Open(const st
   } else if (Exists(index)) {
     MOED_RETURN_IF_ERROR(checkpoint->AddShards(index));
   } else {
-    return NotFound("{}: there is neither {} nor {}; --load-format dummy runs without weights", dir, kSingleFile,
-                    kIndexFile);
+    return NotFound("{}: there is neither {} nor {}{}; --load-format dummy runs without weights", dir, kSingleFile,
+                    kIndexFile, OtherWeights(dir));
   }
   return checkpoint;
 }
@@ -132,7 +132,8 @@ void SafetensorsCheckpoint::AddTensor(SafetensorsFile* file, const SafetensorsEn
   total_bytes_ += entry->num_bytes;
 }
 
-absl::StatusOr<TensorView> SafetensorsCheckpoint::Get(std::string_view name, std::initializer_list<int64_t> shape) {
+absl::StatusOr<SafetensorsCheckpoint::Location> SafetensorsCheckpoint::Find(
+    std::string_view name, std::initializer_list<int64_t> shape) const {
   const auto it = tensors_.find(name);
   if (it == tensors_.end()) {
     return NotFound("{}: there is no tensor {}; the configuration asks for one of shape [{}]", dir(), Quoted(name),
@@ -148,11 +149,16 @@ absl::StatusOr<TensorView> SafetensorsCheckpoint::Get(std::string_view name, std
     return Unimplemented("{}: tensor {} is of type {}; weights must be F32, F16 or BF16", file->path(), Quoted(name),
                          entry->dtype_name);
   }
+  return it->second;
+}
+
+absl::StatusOr<TensorView> SafetensorsCheckpoint::Get(std::string_view name, std::initializer_list<int64_t> shape) {
+  MOED_ASSIGN_OR_RETURN(const Location location, Find(name, shape));
   {
     const std::lock_guard lock(mutex_);
-    used_.insert(it->first);
+    used_.insert(location.entry->name);
   }
-  return file->Get(name);
+  return location.file->Get(name);
 }
 
 // Looks at tensors without reading them ahead or counting them as used.
@@ -202,16 +208,18 @@ absl::StatusOr<WeightMatrix> SafetensorsCheckpoint::GetStackedMatrix(std::string
   return matrix;
 }
 
-std::optional<IntegerScheme> SafetensorsCheckpoint::StoredIntegers(std::string_view name, int64_t count, int64_t rows,
-                                                                   int64_t columns) {
-  if (IsPlain(name)) return std::nullopt;
+absl::StatusOr<std::optional<IntegerScheme>> SafetensorsCheckpoint::Describe(std::string_view name, int64_t count,
+                                                                             int64_t rows, int64_t columns) {
+  if (IsPlain(name)) {
+    MOED_RETURN_IF_ERROR((count == 0 ? Find(name, {rows, columns}) : Find(name, {count, rows, columns})).status());
+    return std::nullopt;
+  }
   Peek peek(*this);
   const auto matrix = count == 0 ? OpenQuantizedMatrix(*quantization_, peek, name, rows, columns)
                                  : OpenQuantizedStack(*quantization_, peek, name, 0, count, rows, columns);
+  if (!matrix.ok()) return Annotate(matrix.status(), dir());
   std::optional<IntegerScheme> scheme;
-  if (matrix.ok() && matrix->integers() != nullptr && matrix->integers()->group_of_input.empty()) {
-    scheme = *matrix->integers();
-  }
+  if (matrix->integers() != nullptr && matrix->integers()->group_of_input.empty()) scheme = *matrix->integers();
   Release(name);
   return scheme;
 }

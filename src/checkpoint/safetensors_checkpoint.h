@@ -31,8 +31,8 @@ class SafetensorsCheckpoint final : public Checkpoint, private TensorSource {
   absl::StatusOr<WeightMatrix> GetMatrix(std::string_view name, int64_t rows, int64_t columns) override;
   absl::StatusOr<WeightMatrix> GetStackedMatrix(std::string_view name, int64_t index, int64_t count, int64_t rows,
                                                 int64_t columns) override;
-  std::optional<IntegerScheme> StoredIntegers(std::string_view name, int64_t count, int64_t rows,
-                                              int64_t columns) override;
+  absl::StatusOr<std::optional<IntegerScheme>> Describe(std::string_view name, int64_t count, int64_t rows,
+                                                        int64_t columns) override;
   void Release(std::string_view name) override;
   bool Has(std::string_view name) const override { return tensors_.contains(name); }
   std::vector<TensorInfo> List() const override;
@@ -48,6 +48,8 @@ class SafetensorsCheckpoint final : public Checkpoint, private TensorSource {
   class Peek;
 
   using Checkpoint::Checkpoint;
+  // The plain tensor `name`; errors as Get's.
+  absl::StatusOr<Location> Find(std::string_view name, std::initializer_list<int64_t> shape) const;
   bool IsPlain(std::string_view name) const;
   void MarkParts(std::string_view name);
   absl::StatusOr<TensorView> GetRaw(std::string_view name) override;

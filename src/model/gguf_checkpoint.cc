@@ -322,7 +322,7 @@ absl::StatusOr<WeightMatrix> GgufCheckpoint::Matrix(const Resolved& resolved, in
   return matrix;
 }
 
-absl::StatusOr<WeightMatrix> GgufCheckpoint::GetMatrix(std::string_view name, int64_t rows, int64_t columns) {
+absl::StatusOr<WeightMatrix> GgufCheckpoint::OpenMatrix(std::string_view name, int64_t rows, int64_t columns) {
   const std::optional<Resolved> resolved = Resolve(name);
   if (!resolved.has_value()) {
     if (const auto joined = ResolveJoin(name)) return JoinedMatrix(*joined, 0, rows, columns);
@@ -338,8 +338,8 @@ absl::StatusOr<WeightMatrix> GgufCheckpoint::GetMatrix(std::string_view name, in
   return matrix.SelectRows(DeinterleavedRows(rows, resolved->head_dim));
 }
 
-absl::StatusOr<WeightMatrix> GgufCheckpoint::GetStackedMatrix(std::string_view name, int64_t index, int64_t count,
-                                                              int64_t rows, int64_t columns) {
+absl::StatusOr<WeightMatrix> GgufCheckpoint::OpenStackedMatrix(std::string_view name, int64_t index, int64_t count,
+                                                               int64_t rows, int64_t columns) {
   const auto resolved = Resolve(name);
   const auto joined = ResolveJoin(name);
   if (!resolved.has_value() && !joined.has_value()) return NoTensor(name, rows, columns);
@@ -350,6 +350,25 @@ absl::StatusOr<WeightMatrix> GgufCheckpoint::GetStackedMatrix(std::string_view n
   }
   if (joined.has_value()) return JoinedMatrix(*joined, index, rows, columns);
   return Matrix({.location = resolved->location, .expert = index}, rows, columns);
+}
+
+absl::StatusOr<WeightMatrix> GgufCheckpoint::GetMatrix(std::string_view name, int64_t rows, int64_t columns) {
+  MOED_ASSIGN_OR_RETURN(WeightMatrix matrix, OpenMatrix(name, rows, columns));
+  ReadAhead(name, std::nullopt);
+  return matrix;
+}
+
+absl::StatusOr<WeightMatrix> GgufCheckpoint::GetStackedMatrix(std::string_view name, int64_t index, int64_t count,
+                                                              int64_t rows, int64_t columns) {
+  MOED_ASSIGN_OR_RETURN(WeightMatrix matrix, OpenStackedMatrix(name, index, count, rows, columns));
+  ReadAhead(name, index);
+  return matrix;
+}
+
+void GgufCheckpoint::ReadAhead(std::string_view name, std::optional<int64_t> index) const {
+  const std::optional<Resolved> resolved = Resolve(name);
+  if (resolved.has_value() && resolved->is_expert) index = resolved->expert;
+  for (const GgufFile::Location* location : LocationsOf(name)) file_->WillNeed(*location, index);
 }
 
 absl::StatusOr<WeightMatrix> GgufCheckpoint::JoinedMatrix(const Joined& joined, int64_t index, int64_t rows,
@@ -423,8 +442,10 @@ absl::StatusOr<TensorView> GgufCheckpoint::Get(std::string_view name, std::initi
   return Keep(name, std::move(buffer), shape);
 }
 
-std::optional<IntegerScheme> GgufCheckpoint::StoredIntegers(std::string_view name, int64_t /*count*/, int64_t /*rows*/,
-                                                            int64_t /*columns*/) {
+absl::StatusOr<std::optional<IntegerScheme>> GgufCheckpoint::Describe(std::string_view name, int64_t count,
+                                                                      int64_t rows, int64_t columns) {
+  MOED_RETURN_IF_ERROR(
+      (count == 0 ? OpenMatrix(name, rows, columns) : OpenStackedMatrix(name, 0, count, rows, columns)).status());
   std::optional<IntegerScheme> scheme;
   for (const GgufFile::Location* location : LocationsOf(name)) {
     const std::optional<IntegerScheme> own = IntegersOf(*location->tensor->type);

@@ -31,8 +31,8 @@ class GgufCheckpoint final : public Checkpoint {
   absl::StatusOr<WeightMatrix> GetMatrix(std::string_view name, int64_t rows, int64_t columns) override;
   absl::StatusOr<WeightMatrix> GetStackedMatrix(std::string_view name, int64_t index, int64_t count, int64_t rows,
                                                 int64_t columns) override;
-  std::optional<IntegerScheme> StoredIntegers(std::string_view name, int64_t count, int64_t rows,
-                                              int64_t columns) override;
+  absl::StatusOr<std::optional<IntegerScheme>> Describe(std::string_view name, int64_t count, int64_t rows,
+                                                        int64_t columns) override;
   void Release(std::string_view name) override;
   bool Has(std::string_view name) const override;
   // By the names of the file.
@@ -62,6 +62,12 @@ class GgufCheckpoint final : public Checkpoint {
   std::optional<Joined> ResolveSplitLatent(std::string_view name) const;
   std::vector<const GgufFile::Location*> LocationsOf(std::string_view name) const;
 
+  // GetMatrix and GetStackedMatrix without reading ahead.
+  absl::StatusOr<WeightMatrix> OpenMatrix(std::string_view name, int64_t rows, int64_t columns);
+  absl::StatusOr<WeightMatrix> OpenStackedMatrix(std::string_view name, int64_t index, int64_t count, int64_t rows,
+                                                 int64_t columns);
+  // Starts reading all matrices of the tensor, or `index` of its stack.
+  void ReadAhead(std::string_view name, std::optional<int64_t> index) const;
   absl::StatusOr<WeightMatrix> Matrix(const Resolved& resolved, int64_t rows, int64_t columns);
   absl::StatusOr<WeightMatrix> JoinedMatrix(const Joined& joined, int64_t index, int64_t rows, int64_t columns);
   absl::StatusOr<WeightMatrix> LatentMatrix(const Joined& halves, int64_t rows, int64_t columns);

@@ -52,8 +52,8 @@ void AddStoredFormats(const ModelConfig& config, Checkpoint& checkpoint, WeightP
   for (const ModelMatrix& matrix : ListMatrices(config)) {
     std::optional<WeightFormat> format;
     if (!matrix.transposed) {
-      const auto scheme = checkpoint.StoredIntegers(matrix.name, matrix.count, matrix.rows, matrix.columns);
-      if (scheme.has_value()) format = StoredFormat(*scheme, matrix.columns);
+      const auto scheme = checkpoint.Describe(matrix.name, matrix.count, matrix.rows, matrix.columns);
+      if (scheme.ok() && scheme->has_value()) format = StoredFormat(**scheme, matrix.columns);
     }
     const auto [it, is_first] = formats.emplace(std::pair(matrix.layer, matrix.part), format);
     if (!is_first) it->second = Both(it->second, format);

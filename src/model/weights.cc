@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/logging.h"
+#include "model/model_matrices.h"
 #include "model/stored_format.h"
 #include "model/weight_staging.h"
 
@@ -274,6 +275,7 @@ class WeightLoader {
         staging_(ctx.device) {}
 
   absl::StatusOr<ModelWeights> Load() {
+    MOED_RETURN_IF_ERROR(CheckMatrices());
     weights_.dtype_ = dtype_;
     weights_.layers_.resize(config_.num_layers());
     MOED_RETURN_IF_ERROR(LoadOuter());
@@ -293,6 +295,27 @@ class WeightLoader {
  private:
   void Report(double fraction) const {
     if (progress_) progress_(fraction);
+  }
+
+  // Whether the checkpoint has all large tensors. Without it a missing shard would be told only when minutes of loading
+  // have come to it, and memory would be taken for whatever sizes the configuration names.
+  absl::Status CheckMatrices() {
+    const auto check = [&](const std::string& name, int64_t count, int64_t rows, int64_t columns) {
+      return checkpoint_.Describe(name, count, rows, columns).status();
+    };
+    MOED_RETURN_IF_ERROR(check(config_.names.embedding, 0, config_.vocab_size, config_.hidden_size));
+    for (const ModelMatrix& matrix : ListMatrices(config_)) {
+      const auto [rows, columns] =
+          matrix.transposed ? std::pair(matrix.columns, matrix.rows) : std::pair(matrix.rows, matrix.columns);
+      MOED_RETURN_IF_ERROR(check(matrix.name, matrix.count, rows, columns));
+    }
+    const AttentionConfig& attention = config_.attention;
+    for (int32_t layer = 0; attention.is_latent() && layer < config_.num_layers(); ++layer) {
+      MOED_RETURN_IF_ERROR(check(Name(config_.names.kv_b_proj, layer), 0,
+                                 int64_t{attention.num_heads} * (attention.latent.nope_head_dim + attention.v_head_dim),
+                                 attention.latent.kv_lora_rank));
+    }
+    return absl::OkStatus();
   }
 
   // A fresh region that the following Take calls cut up.

@@ -120,6 +120,20 @@ TEST(Checkpoint, NamesWhatIsWrongWithAFolder) {
        absl::StatusCode::kInvalidArgument, "generation_config.json: holds array"},
       {"no weights", Remove("model.safetensors.index.json"), absl::StatusCode::kNotFound,
        "neither model.safetensors nor model.safetensors.index.json"},
+      {"a GGUF file instead",
+       [](const TempDir& dir) {
+         std::filesystem::remove(dir.File("config.json"));
+         dir.Write("b.gguf", "");
+         dir.Write("a.gguf", "");
+         dir.Write("a.bin", "");
+       },
+       absl::StatusCode::kNotFound, "; it holds \"a.gguf\", a model by itself"},
+      {"pickled weights instead",
+       [](const TempDir& dir) {
+         std::filesystem::remove(dir.File("model.safetensors.index.json"));
+         dir.Write("pytorch_model.bin", "");
+       },
+       absl::StatusCode::kNotFound, "; it holds \"pytorch_model.bin\", and pickled weights are not read"},
       {"missing shard", Remove("two.safetensors"), absl::StatusCode::kNotFound,
        "index.json: names the shard \"two.safetensors\", which is not there"},
       {"broken shard", [](const TempDir& dir) { dir.Write("two.safetensors", "oops"); },
