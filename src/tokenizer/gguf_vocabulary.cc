@@ -9,6 +9,7 @@
 
 #include "base/status.h"
 #include "base/text.h"
+#include "tokenizer/known_patterns.h"
 #include "tokenizer/sentencepiece_model.pb.h"
 #include "tokenizer/utf8.h"
 
@@ -41,6 +42,14 @@ constexpr std::string_view kO200k =
 constexpr std::string_view kTekken = R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|)"
                                      R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|)"
                                      R"(\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+// Of DeepSeek's models up to V2, whose digits are words of their own. Their files spell the letters out that have a
+// case, and leave out the mathematical ones.
+constexpr std::string_view kNewline = R"([\r\n])";
+constexpr std::string_view kDeepSeekOldCjk = R"([一-龥ࠀ-一가-퟿]+)";
+constexpr std::string_view kCasedLetters = R"(\s?[\p{Lu}\p{Ll}\p{Lt}&&[^𝐀-𝟿]]+)";
+constexpr std::string_view kDeepSeekSigns = R"(\s?[!-/:-~！-／：-～‘-‟　-。]+)";
+constexpr std::string_view kDigit = R"(\p{N})";
+
 constexpr std::string_view kDeepSeekCjk = R"([一-龥぀-ゟ゠-ヿ]+)";
 constexpr std::string_view kDeepSeekWords =
     R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|)"
@@ -52,10 +61,14 @@ const std::vector<PreTokenizer>& PreTokenizers() {
       {{"llama-bpe", "llama3", "llama-v3"}, {kLlama3}, false, /*ignore_merges=*/true},
       {{"glm4", "chatglm-bpe", "dbrx", "smaug-bpe"}, {kLlama3}},
       {{"qwen2", "deepseek-r1-qwen"}, {kQwen2}, /*nfc=*/true},
-      {{"gpt-4o", "llama4"}, {kO200k}},
+      {{"hunyuan", "stablelm2"}, {kQwen2}},
+      {{"gpt-4o", "llama4", "minimax-m2"}, {kO200k}},
+      {{"kimi-k2"}, {kMoonshotPattern}, false, /*ignore_merges=*/true},
       {{"tekken"}, {kTekken}, false, /*ignore_merges=*/true},
       {{"deepseek-v3"}, {R"(\p{N}{1,3})", kDeepSeekCjk, kDeepSeekWords}},
-      {{"refact", "starcoder", "command-r", "smollm"}, {R"(\p{N})", kGpt2}},
+      {{"deepseek-llm"}, {kNewline, kCasedLetters, kDeepSeekSigns, R"(\s+$)", kDeepSeekOldCjk, kDigit}},
+      {{"deepseek-coder"}, {kNewline, R"(\s?\p{L}+)", R"(\s?\p{P}+)", kDeepSeekOldCjk, kDigit}},
+      {{"refact", "starcoder", "command-r", "smollm"}, {kDigit, kGpt2}},
   };
   return known;
 }

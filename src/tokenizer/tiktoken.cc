@@ -12,6 +12,7 @@
 
 #include "base/status.h"
 #include "tokenizer/byte_level.h"
+#include "tokenizer/known_patterns.h"
 #include "tokenizer/tokenizer_parts.h"
 #include "tokenizer/utf8.h"
 
@@ -27,16 +28,7 @@ struct TokenizerClass {
   int num_special_tokens;  // behind the file's; those that the configuration does not name are reserved
 };
 
-// Moonlight, Kimi-K2
-constexpr TokenizerClass kMoonshot = {
-    "TikTokenTokenizer",
-    R"([\p{Han}]+)"
-    R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+)"
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)?)"
-    R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*)"
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)?)"
-    R"(|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
-    256};
+constexpr TokenizerClass kMoonshot = {"TikTokenTokenizer", kMoonshotPattern, 256};
 
 struct Token {
   std::string bytes;

@@ -68,6 +68,33 @@ TEST(GgufVocabulary, Gpt2EncodesAsTheModelsOwnTokenizer) {
   EXPECT_TRUE((*actual)->IsSpecial(4094));
 }
 
+// Of the families that are served, by the names that files have.
+TEST(GgufVocabulary, PreTokenizersCutAsTheirModelsDo) {
+  const auto encode = [](std::string_view pre, std::string_view text) {
+    GgufVocabulary vocabulary;
+    vocabulary.model = "gpt2";
+    vocabulary.pre = pre;
+    vocabulary.tokens = {"1", "2", "12", "Ġ", "a", "Ġa", "!", "!!", "a!", "Ġa!", "é", "Ã", "©", "Ã©", "1212"};
+    vocabulary.merges = {"1 2", "Ġ a", "! !", "a !", "Ġa !", "12 12", "Ã ©"};
+    const auto tokenizer = MakeTokenizer(vocabulary);
+    EXPECT_TRUE(tokenizer.ok()) << pre << ": " << tokenizer.status();
+    const auto ids = (*tokenizer)->Encode(text);
+    EXPECT_TRUE(ids.ok()) << pre << ": " << ids.status();
+    return *ids;
+  };
+  const std::vector<int32_t> digits_alone = {0, 1, 0, 1, 5, 7}, digits_by_three = {2, 0, 1, 5, 7},
+                             digits_together = {14, 5, 7};
+  const std::pair<std::string_view, std::vector<int32_t>> expected[] = {
+      {"gpt-2", digits_together},       {"olmo", digits_together},       {"dbrx", digits_by_three},
+      {"llama-bpe", digits_by_three},   {"qwen2", digits_alone},         {"hunyuan", digits_alone},
+      {"gpt-4o", digits_by_three},      {"minimax-m2", digits_by_three}, {"kimi-k2", digits_by_three},
+      {"glm4", digits_by_three},        {"tekken", digits_alone},        {"refact", digits_alone},
+      {"deepseek-v3", digits_by_three}, {"deepseek-llm", digits_alone},  {"deepseek-coder", digits_alone},
+  };
+  for (const auto& [pre, ids] : expected) EXPECT_EQ(encode(pre, "1212 a!!"), ids) << pre;
+  EXPECT_THAT(encode("deepseek-llm", "é a"), ElementsAre(13, 5));
+}
+
 GgufVocabulary Llama() {
   GgufVocabulary vocabulary;
   vocabulary.model = "llama";
