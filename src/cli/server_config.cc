@@ -9,9 +9,9 @@ namespace moed {
 
 void ServerConfig::AddModelOptions(OptionTable* table) {
   table->BeginGroup("Model");
-  table->Add(
-      "model", &engine.model_dir,
-      "Folder of the model as the Hugging Face Hub lays it out, a .gguf file, or its name on the Hub (ORG/NAME)");
+  table->Add("model", &engine.model_dir,
+             "Folder of the model as the Hugging Face Hub lays it out, a .gguf file, or its name on the Hub "
+             "(ORG/NAME, of several GGUF models ORG/NAME:Q4_K_M)");
   table->Add("tokenizer", &tokenizer_dir, "Folder of tokenizer and chat template, where it is not the model's");
   table->Add("served_model_name", &engine.served_model_name, "What clients call the model; else the folder's name");
   table->Add("generation_config", &generation_config,

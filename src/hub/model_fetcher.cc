@@ -5,8 +5,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cctype>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -30,7 +32,8 @@ constexpr std::string_view kDefaultRevision = "main";
 struct ModelName {
   std::string repository;  // "ORG/NAME"
   std::string revision;
-  std::string file;  // "FILE.gguf", or empty
+  std::string file;     // "FILE.gguf", or empty
+  std::string variant;  // "Q4_K_M", or empty
 };
 
 bool IsNamePart(std::string_view part) {
@@ -43,13 +46,18 @@ std::optional<ModelName> ParseName(std::string_view model) {
   const size_t slash = model.find('/');
   if (slash == std::string_view::npos) return std::nullopt;
   ModelName name;
+  if (const size_t colon = model.rfind(':'); colon != std::string_view::npos) {
+    name.variant = model.substr(colon + 1);
+    if (!IsNamePart(name.variant)) return std::nullopt;
+    model = model.substr(0, colon);
+  }
   const size_t at = model.find('@');
   name.revision = at == std::string_view::npos ? kDefaultRevision : model.substr(at + 1);
   model = model.substr(0, at);
   const size_t file = model.find('/', slash + 1);
   if (file != std::string_view::npos) {
     name.file = model.substr(file + 1);
-    if (!name.file.ends_with(".gguf")) return std::nullopt;
+    if (!name.file.ends_with(".gguf") || !name.variant.empty()) return std::nullopt;
     model = model.substr(0, file);
   }
   name.repository = model;
@@ -126,7 +134,11 @@ bool IsSafetensors(std::string_view name) {
          (name.ends_with(".safetensors") || name == "model.safetensors.index.json");
 }
 
-bool IsGguf(std::string_view name) { return name.ends_with(".gguf"); }
+// Not the projectors of images and the calibration data that some repositories have beside the models.
+bool IsGguf(std::string_view name) {
+  const std::string_view file = name.substr(name.rfind('/') + 1);
+  return name.ends_with(".gguf") && !file.starts_with("mmproj") && !file.starts_with("imatrix");
+}
 
 // "a-00001-of-00003.gguf" -> "a"; a file that is no shard is its own stem.
 std::string GgufStem(const std::string& name) {
@@ -135,34 +147,35 @@ std::string GgufStem(const std::string& name) {
   return is_shard ? name.substr(0, name.size() - kEnding) : name;
 }
 
-// The files to fetch, the first of a GGUF model's shards in front; `name.file` empty asks for the whole model.
-absl::StatusOr<std::vector<RemoteFile>> ChooseFiles(const ModelName& name, const Listing& listing) {
-  std::vector<RemoteFile> chosen;
-  const auto take = [&](const auto& wanted) {
-    for (const RemoteFile& file : listing.files) {
-      if (wanted(file.name)) chosen.push_back(file);
-    }
-  };
-  if (name.file.empty()) {
-    take(IsSafetensors);
-    if (!chosen.empty()) {
-      take(IsText);
-      return chosen;
-    }
-  }
-  std::set<std::string> stems;
+// Whether a model of this stem is the variant: "a/b-Q4_K_M" is "q4_k_m", and not "K_M".
+bool IsVariant(std::string_view stem, std::string_view variant) {
+  if (stem.size() < variant.size()) return false;
+  const size_t begin = stem.size() - variant.size();
+  const bool same = std::equal(variant.begin(), variant.end(), stem.begin() + static_cast<std::ptrdiff_t>(begin),
+                               [](unsigned char a, unsigned char b) { return std::tolower(a) == std::tolower(b); });
+  return same && (begin == 0 || stem[begin - 1] == '-' || stem[begin - 1] == '.' || stem[begin - 1] == '/');
+}
+
+// Of the names of files those of one GGUF model, its first shard in front: the named one, the named variant, or the
+// only one.
+absl::StatusOr<std::vector<std::string>> ChooseGguf(const ModelName& name, const std::vector<std::string>& names) {
   std::vector<std::string> all;
-  for (const RemoteFile& file : listing.files) {
-    if (!IsGguf(file.name)) continue;
-    stems.insert(GgufStem(file.name));
-    all.push_back(file.name);
+  std::copy_if(names.begin(), names.end(), std::back_inserter(all), IsGguf);
+  std::sort(all.begin(), all.end());
+  const std::string list = all.empty() ? "no GGUF files" : fmt::format("{}", fmt::join(all, ", "));
+  std::set<std::string> stems;
+  for (const std::string& file : all) {
+    const std::string stem = GgufStem(file);
+    if (name.variant.empty() || IsVariant(stem.substr(0, stem.rfind(".gguf")), name.variant)) stems.insert(stem);
   }
   if (!name.file.empty()) {
     if (std::find(all.begin(), all.end(), name.file) == all.end()) {
-      return NotFound("{} has no file {:?}; it has {}", name.repository, name.file,
-                      all.empty() ? "no GGUF files" : fmt::format("{}", fmt::join(all, ", ")));
+      return NotFound("{} has no file {:?}; it has {}", name.repository, name.file, list);
     }
     stems = {GgufStem(name.file)};
+  }
+  if (stems.empty() && !name.variant.empty()) {
+    return NotFound("{} has no GGUF model that ends in {:?}; it has {}", name.repository, name.variant, list);
   }
   if (stems.empty()) {
     return InvalidArgument("{} holds no weights that can be read: neither model*.safetensors nor a .gguf file",
@@ -170,14 +183,47 @@ absl::StatusOr<std::vector<RemoteFile>> ChooseFiles(const ModelName& name, const
   }
   if (stems.size() > 1) {
     return InvalidArgument("{} holds several GGUF models; name one of them, as in {}/{}: {}", name.repository,
-                           name.repository, all.front(), fmt::join(all, ", "));
+                           name.repository, all.front(), list);
   }
-  take([&](const std::string& file) { return IsGguf(file) && GgufStem(file) == *stems.begin(); });
-  std::sort(chosen.begin(), chosen.end(), [](const RemoteFile& a, const RemoteFile& b) { return a.name < b.name; });
+  std::erase_if(all, [&](const std::string& file) { return GgufStem(file) != *stems.begin(); });
+  return all;
+}
+
+// The files to fetch, the first of a GGUF model's shards in front; without a name or variant the whole model.
+absl::StatusOr<std::vector<RemoteFile>> ChooseFiles(const ModelName& name, const Listing& listing) {
+  std::vector<RemoteFile> chosen;
+  const auto take = [&](const auto& wanted) {
+    for (const RemoteFile& file : listing.files) {
+      if (wanted(file.name)) chosen.push_back(file);
+    }
+  };
+  if (name.file.empty() && name.variant.empty()) {
+    take(IsSafetensors);
+    if (!chosen.empty()) {
+      take(IsText);
+      return chosen;
+    }
+  }
+  std::vector<std::string> names;
+  for (const RemoteFile& file : listing.files) names.push_back(file.name);
+  MOED_ASSIGN_OR_RETURN(names, ChooseGguf(name, names));
+  for (const std::string& one : names) take([&](const std::string& file) { return file == one; });
   return chosen;
 }
 
 // ---- Fetching ----
+
+// Text as a part of an URL; `kept` are characters that stay as they are beside letters, digits and "-._~".
+std::string PercentEncode(std::string_view text, std::string_view kept) {
+  std::string encoded;
+  for (const char c : text) {
+    const bool plain = std::isalnum(static_cast<unsigned char>(c)) != 0 ||
+                       std::string_view("-._~").find(c) != std::string_view::npos ||
+                       kept.find(c) != std::string_view::npos;
+    encoded += plain ? std::string(1, c) : fmt::format("%{:02X}", static_cast<unsigned char>(c));
+  }
+  return encoded;
+}
 
 // Holds off other processes that fetch the same blob.
 class BlobLock {
@@ -224,8 +270,8 @@ class Fetcher {
 
  private:
   absl::StatusOr<Listing> List() const {
-    const std::string url =
-        fmt::format("{}/api/models/{}/revision/{}?blobs=true", options_.endpoint, name_.repository, name_.revision);
+    const std::string url = fmt::format("{}/api/models/{}/revision/{}?blobs=true", options_.endpoint, name_.repository,
+                                        PercentEncode(name_.revision, ""));
     MOED_ASSIGN_OR_RETURN(const std::string text, client_.GetText(url, kMaxListingBytes));
     absl::StatusOr<Listing> listing = ParseListing(text);
     if (!listing.ok()) return Annotate(listing.status(), url);
@@ -240,7 +286,8 @@ class Fetcher {
     const BlobLock lock(blob + ".lock");
     if (is_there()) return absl::OkStatus();
     const std::string partial = blob + ".incomplete";
-    const std::string url = fmt::format("{}/{}/resolve/{}/{}", options_.endpoint, name_.repository, commit, file.name);
+    const std::string url =
+        fmt::format("{}/{}/resolve/{}/{}", options_.endpoint, name_.repository, commit, PercentEncode(file.name, "/"));
     const std::string what = fmt::format("downloading {} ({})", file.name, HumanBytes(file.size));
     MOED_RETURN_IF_ERROR(client_.Download(url, partial, file.size, [&](uint64_t bytes) {
       if (options_.progress) options_.progress(static_cast<double>(done_ + bytes) / static_cast<double>(total_), what);
@@ -269,18 +316,18 @@ class Fetcher {
     if (!reason.ok()) MOED_LOG_WARNING("{}; taking {} from the cache", because, name_.repository);
     const std::string folder = cache_.snapshot(*commit);
     std::error_code ignored;
-    if (name_.file.empty() && fs::exists(folder + "/config.json", ignored)) return folder;
-    std::string file = name_.file;
-    if (file.empty()) {
-      std::set<std::string> found;
-      for (const auto& item : fs::directory_iterator(folder, ignored)) {
-        if (IsGguf(item.path().string())) found.insert(item.path().filename().string());
+    const bool whole = name_.file.empty() && name_.variant.empty();
+    if (whole && fs::exists(folder + "/config.json", ignored)) return folder;
+    std::vector<std::string> names;
+    for (const auto& item : fs::recursive_directory_iterator(folder, ignored)) {
+      // A link whose blob is gone is no file.
+      if (item.exists(ignored) && !item.is_directory(ignored)) {
+        names.push_back(item.path().lexically_relative(folder).string());
       }
-      if (!found.empty() && GgufStem(*found.begin()) == GgufStem(*found.rbegin())) file = *found.begin();
     }
-    if (!file.empty() && fs::exists(folder + "/" + file, ignored)) return folder + "/" + file;
-    return NotFound("{}: the cached model has {}, and {}", folder,
-                    file.empty() ? "no config.json and not one GGUF file" : fmt::format("no file {:?}", file), because);
+    const auto chosen = ChooseGguf(name_, names);
+    if (!chosen.ok()) return Annotate(chosen.status(), fmt::format("{}: {}, and of the cached model", folder, because));
+    return folder + "/" + chosen->front();
   }
 
   const ModelName name_;

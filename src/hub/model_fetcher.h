@@ -23,13 +23,14 @@ struct HubOptions {
 };
 
 // Whether `model` has the form of a name on the Hub: ORG/NAME, with @REVISION (a branch, tag or commit; main where
-// there is none) or with the path of one GGUF file behind it, ORG/NAME/FILE.gguf.
+// there is none) or with one GGUF model of several behind it, by its path, ORG/NAME/FILE.gguf, or by how its name ends,
+// ORG/NAME:Q4_K_M.
 bool IsHubName(std::string_view model);
 
 // The folder, or the GGUF file, of the model in the cache, once all of it is there. What is missing is downloaded:
 // broken downloads go on where they stopped, and every file is held against the size and hash that the Hub gives. Of a
 // repository these are taken: safetensors with their index, config, tokenizer and chat template; where it has no
-// safetensors, its GGUF file, if there is one only.
+// safetensors, its GGUF model, if there is one only, with all its shards.
 //
 // When the network cannot be reached, what the cache has is taken, with a warning. NOT_FOUND: no such model, revision
 // or file, or offline and not in the cache; UNAUTHENTICATED and PERMISSION_DENIED for gated models; INVALID_ARGUMENT

@@ -55,12 +55,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         hub = self.server
         path = urllib.parse.urlparse(self.path).path
+        if path.startswith("/api/models/org/name/revision/") and path.count("/") > 6:
+            return self.send_error(404)  # a revision is one part of the path, its slashes encoded
+        path = urllib.parse.unquote(path)
         hub.requests.append((path, self.headers.get("Range"), self.headers.get("Authorization")))
         if path.startswith("/cdn/"):
             return self.send_content(path.removeprefix("/cdn/"))
         if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
             return self.send_error(401)
-        if path in ("/api/models/org/name/revision/main", "/api/models/org/name/revision/v1"):
+        if path in ("/api/models/org/name/revision/main", "/api/models/org/name/revision/v1",
+                    "/api/models/org/name/revision/refs/pr/1"):
             return self.send_body(200, hub.listing())
         prefix = f"/org/name/resolve/{COMMIT}/"
         if not path.startswith(prefix) or path.removeprefix(prefix) not in hub.files:
@@ -68,7 +72,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         name = path.removeprefix(prefix)
         if name.endswith((".safetensors", ".gguf")):
             self.send_response(302)
-            self.send_header("Location", f"{hub.endpoint}/cdn/{name}")
+            self.send_header("Location", f"{hub.endpoint}/cdn/{urllib.parse.quote(name)}")
             self.send_header("Content-Length", "0")
             return self.end_headers()
         return self.send_content(name)
@@ -214,6 +218,21 @@ class HubTest(unittest.TestCase):
         self.assertIn("several GGUF models; name one of them, as in org/name/a-Q8_0.gguf", result.stderr)
         self.check(self.inspect(hub, "org/name/b-Q4_0.gguf"))
         self.assertIn("has no file \"c.gguf\"", self.inspect(hub, "org/name/c.gguf").stderr)
+
+    def test_gguf_variants(self):
+        model = GGUF.read_bytes()
+        files = {"a-Q4_K_M.gguf": b"other", "a-Q4_K.gguf": model, "mmproj-a-F16.gguf": b"other", "UD/b c#1-Q8_0.gguf": model}
+        hub = self.serve(files)
+        self.check(self.inspect(hub, "org/name:q4_k"))
+        self.assertIn(f"/org/name/resolve/{COMMIT}/a-Q4_K.gguf", hub.paths())
+        self.check(self.inspect(hub, "org/name@refs/pr/1:Q8_0"))
+        self.assertEqual((self.snapshot() / "UD/b c#1-Q8_0.gguf").read_bytes(), model)
+        self.check(self.inspect(hub, "org/name:Q8_0", HF_HUB_OFFLINE="1"))
+        for options in ({}, {"HF_HUB_OFFLINE": "1"}):
+            result = self.inspect(hub, "org/name:K_M", **options)
+            self.assertNotEqual(result.returncode, 0)
+            self.assertIn("org/name has no GGUF model that ends in \"K_M\"; it has ", result.stderr)
+        self.assertIn("several GGUF models", self.inspect(hub).stderr)
 
     def test_what_is_not_there(self):
         hub = self.serve()
