@@ -22,7 +22,9 @@ template <typename ProductAt>
 const char* PackRows(const ExecContext& ctx, int64_t num_products, const ProductAt& product_at, int64_t m,
                      const TileFormat& format, int64_t num_tiles) {
   const int64_t row_bytes = format.row_bytes();
-  char* const packed = static_cast<char*>(ctx.workspace->Allocate(static_cast<size_t>(num_products * m * row_bytes)));
+  const auto bytes = static_cast<size_t>(num_products * m * row_bytes);
+  char* const packed = static_cast<char*>(ctx.workspace->Allocate(bytes));
+  char* const scratch = format.is_integer ? static_cast<char*>(ctx.workspace->Allocate(bytes)) : nullptr;
   ctx.threads->ParallelFor(num_products * num_tiles, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
     for (int64_t i = begin; i < end; ++i) {
       const Product product = product_at(i / num_tiles);
@@ -30,7 +32,8 @@ const char* PackRows(const ExecContext& ctx, int64_t num_products, const Product
       const int count = static_cast<int>(TileBegin(m, num_tiles, tile + 1) - first);
       const float* rows[kMaxTileRows];
       for (int row = 0; row < count; ++row) rows[row] = product.x + (first + row) * product.x_stride;
-      format.Pack(rows, count, packed + (i / num_tiles * m + first) * row_bytes);
+      const int64_t place = (i / num_tiles * m + first) * row_bytes;
+      format.Pack(rows, count, scratch == nullptr ? nullptr : scratch + place, packed + place);
     }
   });
   return packed;
@@ -84,7 +87,8 @@ void RunProducts(const ExecContext& ctx, int64_t num_products, int64_t m, const 
   const int64_t num_tiles = NumTiles(m, format.max_rows()), product_bytes = m * format.row_bytes();
   const char* packed = nullptr;  // a single row may be its own tile
   if (m > 1 || format.NeedsPacking(1)) packed = PackRows(ctx, num_products, product_at, m, format, num_tiles);
-  const WorkSplit split(Panels::Count(weight), num_tiles, ctx.threads->num_threads(), num_products);
+  const WorkSplit split(Panels::Count(weight), num_tiles, format.max_rows() * format.row_bytes(),
+                        ctx.threads->num_threads(), num_products);
   const int64_t items = split.num_items();
   ctx.threads->ParallelFor(num_products * items, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
     for (int64_t i = begin; i < end; ++i) {

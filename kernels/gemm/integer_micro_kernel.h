@@ -37,10 +37,18 @@ struct IntegerTileLayout {
   }
 };
 
+// What is brought into the second-level cache while weights pass: a line at `from` for their first kStepBytes, at
+// from + step for the next, and so on.
+struct Prefetch {
+  static constexpr int64_t kStepBytes = PackedWeight::kPanel * 4;
+  const char* from;
+  int64_t step;
+};
+
 namespace integer_micro_kernel {
 
 constexpr int64_t kPanel = PackedWeight::kPanel;
-constexpr int64_t kStepBytes = kPanel * 4;
+constexpr int64_t kStepBytes = Prefetch::kStepBytes;
 
 // How products with weights of one type are made.
 template <WeightFormat::Type kType>
@@ -67,22 +75,31 @@ struct Dots {
 // The accumulators of one group for kVectors vectors of outputs from the first that `weights` points at.
 template <WeightFormat::Type kType, int kRows, int kVectors>
 MOED_ALWAYS_INLINE void GroupSums(const ActivationInt* activations, const char* weights, int64_t inputs,
-                                  const char* prefetch, VecI32 (&sums)[kRows][kVectors]) {
+                                  Prefetch prefetch, VecI32 (&sums)[kRows][kVectors]) {
   constexpr int64_t kVectorBytes = Dots<kType>::kOutputs * 4;
-  constexpr int kInputs = kType == WeightFormat::Type::kInt8 ? 4 : 8;  // of a step
-  for (int64_t i = 0; i < inputs; i += kInputs, weights += kStepBytes, activations += kInputs * kRows) {
-    if constexpr (kRows > 1) PrefetchL2(prefetch + i * (64 / kInputs));
-    VecInt w[kVectors];
+  // Groups are padded to 8 inputs: two steps at a time, for what a loop costs beside the dots.
+  if constexpr (kType == WeightFormat::Type::kInt8) {
+    for (int64_t i = 0; i < inputs; i += 8, weights += 2 * kStepBytes, activations += 8 * kRows) {
+#pragma GCC unroll 2
+      for (int step = 0; step < 2; ++step) {
+        if constexpr (kRows > 1) PrefetchL2(prefetch.from + (i / 4 + step) * prefetch.step);
+        VecInt w[kVectors];
 #pragma GCC unroll 16
-    for (int v = 0; v < kVectors; ++v) w[v] = LoadUnsignedBytes(weights + v * kVectorBytes);
-    if constexpr (kType == WeightFormat::Type::kInt8) {
+        for (int v = 0; v < kVectors; ++v) w[v] = LoadUnsignedBytes(weights + step * kStepBytes + v * kVectorBytes);
 #pragma GCC unroll 16
-      for (int row = 0; row < kRows; ++row) {
-        const VecInt a = BroadcastFour(activations + row * 4);
+        for (int row = 0; row < kRows; ++row) {
+          const VecInt a = BroadcastFour(activations + (step * kRows + row) * 4);
 #pragma GCC unroll 16
-        for (int v = 0; v < kVectors; ++v) sums[row][v] = Dot(w[v], a, sums[row][v]);
+          for (int v = 0; v < kVectors; ++v) sums[row][v] = Dot(w[v], a, sums[row][v]);
+        }
       }
-    } else {
+    }
+  } else {
+    for (int64_t i = 0; i < inputs; i += 8, weights += kStepBytes, activations += 8 * kRows) {
+      if constexpr (kRows > 1) PrefetchL2(prefetch.from + i / 8 * prefetch.step);
+      VecInt w[kVectors];
+#pragma GCC unroll 16
+      for (int v = 0; v < kVectors; ++v) w[v] = LoadUnsignedBytes(weights + v * kVectorBytes);
 #pragma GCC unroll 2
       for (int half = 0; half < 2; ++half) {
         VecInt part[kVectors];
@@ -102,14 +119,14 @@ MOED_ALWAYS_INLINE void GroupSums(const ActivationInt* activations, const char* 
 // The same of four-bit weights with narrow dots.
 template <int kRows, int kVectors>
 MOED_ALWAYS_INLINE void NarrowGroupSums(const int8_t* activations, const char* weights, int64_t inputs,
-                                        const char* prefetch, VecI32 (&sums)[kRows][kVectors]) {
+                                        Prefetch prefetch, VecI32 (&sums)[kRows][kVectors]) {
   constexpr int64_t kVectorBytes = kLanes * 4;
   constexpr int64_t kInputs = 8, kPieceInputs = kNarrowDots / 2 * kInputs;  // two dots a step
   for (int64_t begin = 0; begin < inputs; begin += kPieceInputs) {
     const int64_t end = inputs - begin < kPieceInputs ? inputs : begin + kPieceInputs;
     VecI16 narrow[kRows][kVectors] = {};
     for (int64_t i = begin; i < end; i += kInputs, weights += kStepBytes, activations += kInputs * kRows) {
-      if constexpr (kRows > 1) PrefetchL2(prefetch + i * (64 / kInputs));
+      if constexpr (kRows > 1) PrefetchL2(prefetch.from + i / kInputs * prefetch.step);
       VecU32 pairs[kVectors];
 #pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) pairs[v] = LoadBits<VecU32>(weights + v * kVectorBytes);
@@ -134,37 +151,51 @@ MOED_ALWAYS_INLINE void NarrowGroupSums(const int8_t* activations, const char* w
   }
 }
 
-// out[row][…] (+)= (sums + correction) * weight scale * activation scale
+// out[row][…] (+)= (sums + correction) * weight scale * activation scale; where one lane makes an output's sum, it has
+// started from the correction.
 template <int kPartials, int kRows, int kVectors>
 MOED_ALWAYS_INLINE void AddGroup(const VecI32 (&sums)[kRows][kVectors], const int32_t* corrections,
                                  const float* activation_scales, const Half* weight_scales, bool is_first, float* out) {
   constexpr int kOutputVectors = kVectors / kPartials;
+  VecF32 scales[kOutputVectors];
 #pragma GCC unroll 16
-  for (int v = 0; v < kOutputVectors; ++v) {
-    const VecF32 weight_scale = Load(weight_scales + v * kLanes);
+  for (int v = 0; v < kOutputVectors; ++v) scales[v] = Load(weight_scales + v * kLanes);
 #pragma GCC unroll 16
-    for (int row = 0; row < kRows; ++row) {
+  for (int row = 0; row < kRows; ++row) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kOutputVectors; ++v) {
       VecI32 sum;
       if constexpr (kPartials == 1) {
         sum = sums[row][v];
       } else {
-        sum = AddPairs(sums[row][2 * v], sums[row][2 * v + 1]);
+        sum = AddPairs(sums[row][2 * v], sums[row][2 * v + 1]) + SetI32(corrections[row]);
       }
-      const VecF32 value = __builtin_convertvector(sum + SetI32(corrections[row]), VecF32);
+      const VecF32 value = __builtin_convertvector(sum, VecF32) * scales[v];
       float* const to = out + row * kPanel + v * kLanes;
       const VecF32 old = is_first ? VecF32{} : Load(to);
-      Store(to, MulAdd(value, weight_scale * Set(activation_scales[row]), old));
+      Store(to, MulAdd(value, Set(activation_scales[row]), old));
     }
   }
 }
 
+// What the sums of a group start from.
+template <int kPartials, int kRows, int kVectors>
+MOED_ALWAYS_INLINE void StartSums(const int32_t* corrections, VecI32 (&sums)[kRows][kVectors]) {
+#pragma GCC unroll 16
+  for (int row = 0; row < kRows; ++row) {
+    const VecI32 start = kPartials == 1 ? SetI32(corrections[row]) : VecI32{};
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectors; ++v) sums[row][v] = start;
+  }
+}
+
 template <WeightFormat::Type kType, int kRows>
-void Tile(const char* activations, const char* weights, const IntegerLayout& layout, int64_t k, const char* prefetch,
+void Tile(const char* activations, const char* weights, const IntegerLayout& layout, int64_t k, Prefetch prefetch,
           float* out) {
   using Dots = integer_micro_kernel::Dots<kType>;
   constexpr int kVectors = Dots::PassVectors(kRows);
   const IntegerTileLayout tile(kRows, layout);
-  constexpr int64_t kPrefetchPerInput = kType == WeightFormat::Type::kInt8 ? 16 : 8;  // half the panel's bytes
+  constexpr int64_t kStepInputs = kType == WeightFormat::Type::kInt8 ? 4 : 8;
   const int64_t num_groups = layout.NumGroups(k);
   for (int64_t group = 0; group < num_groups; ++group) {
     const int64_t inputs = layout.GroupInputs(k, group), data_bytes = layout.DataBytes(inputs);
@@ -173,7 +204,8 @@ void Tile(const char* activations, const char* weights, const IntegerLayout& lay
     const auto* const scales = reinterpret_cast<const float*>(after + kRows * 4);
     const auto* const weight_scales = reinterpret_cast<const Half*>(weights + data_bytes);
     for (int first = 0; first < Dots::kPanelVectors; first += kVectors) {
-      VecI32 sums[kRows][kVectors] = {};
+      VecI32 sums[kRows][kVectors];
+      StartSums<Dots::kPartials>(corrections, sums);
       const auto* const integers = reinterpret_cast<const typename Dots::Activation*>(activations);
       const char* const of_pass = weights + first * Dots::kOutputs * 4;
       if constexpr (Dots::kNarrow) {
@@ -186,12 +218,12 @@ void Tile(const char* activations, const char* weights, const IntegerLayout& lay
     }
     activations += tile.GroupBytes(inputs);
     weights += data_bytes + IntegerLayout::kScaleBytes;
-    prefetch += inputs * kPrefetchPerInput;
+    prefetch.from += inputs / kStepInputs * prefetch.step;
   }
 }
 
 using TileFunction = void (*)(const char* activations, const char* weights, const IntegerLayout& layout, int64_t k,
-                              const char* prefetch, float* out);
+                              Prefetch prefetch, float* out);
 
 template <WeightFormat::Type kType, int kRows>
 constexpr TileFunction Choose() {
@@ -213,11 +245,10 @@ struct Table {
 
 }  // namespace integer_micro_kernel
 
-// Quantises `count` rows of `k` floats, group by group, and writes them as a tile: the largest magnitude of a group
+// Quantises a row of `k` floats, group by group, and writes it as a tile of one row: the largest magnitude of a group
 // becomes 127. A row with an infinity or a NaN has NaN as that group's scale. `by_row`: as ActivationRounding::kInt8Row
 // says.
-void QuantizeTile(const float* const* rows, int count, int64_t k, const IntegerLayout& layout, int32_t offset,
-                  bool by_row, void* tile);
+void QuantizeRow(const float* row, int64_t k, const IntegerLayout& layout, int32_t offset, bool by_row, void* tile);
 
 }  // namespace moed::kernels::MOED_ISA
 

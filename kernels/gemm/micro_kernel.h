@@ -78,15 +78,14 @@ MOED_ALWAYS_INLINE VecF32 EvenOfPair(VecU32 pair) { return reinterpret_cast<VecF
 MOED_ALWAYS_INLINE VecF32 OddOfPair(VecU32 pair) { return reinterpret_cast<VecF32>(pair & 0xffff0000u); }
 
 // One pass over k for kVectors vectors of each of kPanels panels, `weights` pointing at the first.
-// Meanwhile it asks for a cache line a step from `prefetch` on.
 template <WeightFormat::Type kType, int kRows, int kPanels, int kVectors>
 MOED_ALWAYS_INLINE void Pass(const float* activations, const char* weights, int64_t panel_bytes, int64_t k,
-                             const char* prefetch, VecF32 (&accumulators)[kRows][kPanels * kVectors]) {
+                             Prefetch prefetch, VecF32 (&accumulators)[kRows][kPanels * kVectors]) {
   constexpr int64_t kStep = kPanel * 4;  // bytes of one k (fp32) or two (bf16) in a panel
   constexpr int64_t kVectorBytes = sizeof(VecF32);
   const int64_t steps = kType == WeightFormat::Type::kF32 ? k : k / 2;
   for (int64_t step = 0; step < steps; ++step, weights += kStep) {
-    if constexpr (kRows > 1) PrefetchL2(prefetch + step * kCacheLine);  // a single row only waits for memory anyway
+    if constexpr (kRows > 1) PrefetchL2(prefetch.from + step * prefetch.step);  // a single row only waits for memory
     if constexpr (kType == WeightFormat::Type::kF32) {
       VecF32 w[kPanels * kVectors];
 #pragma GCC unroll 16
@@ -121,7 +120,7 @@ MOED_ALWAYS_INLINE void Pass(const float* activations, const char* weights, int6
 }
 
 template <WeightFormat::Type kType, int kRows, int kPanels>
-void Tile(const float* activations, const char* weights, int64_t panel_bytes, int64_t k, const char* prefetch,
+void Tile(const float* activations, const char* weights, int64_t panel_bytes, int64_t k, Prefetch prefetch,
           float* out) {
   constexpr int kVectors = PassVectors(kRows);
   for (int first = 0; first < kPanelVectors; first += kVectors) {
@@ -142,7 +141,7 @@ void Tile(const float* activations, const char* weights, int64_t panel_bytes, in
 }
 
 using TileFunction = void (*)(const float* activations, const char* weights, int64_t panel_bytes, int64_t k,
-                              const char* prefetch, float* out);
+                              Prefetch prefetch, float* out);
 
 // [rows - 1]
 template <bool kWide, WeightFormat::Type kType, int kRows>
@@ -165,20 +164,23 @@ struct Table {
 }  // namespace micro_kernel
 
 // What TileProduct() is to prefetch for tile `tile` of num_tiles, when panel `next` (null: none) comes after this one:
-// with two tiles or more, the first reads this panel and each of the first two fetches half of the next meanwhile. A
-// single tile is bound by memory, where more requests do not help.
-MOED_ALWAYS_INLINE const char* PartToPrefetch(const char* next, const Panels& panels, int64_t tile, int64_t num_tiles) {
-  return next == nullptr || num_tiles < 2 || tile >= 2 ? nullptr : next + tile * panels.panel_bytes / 2;
+// the first few tiles share the next panel, so that their own loads do not wait behind it. A single tile asks for what
+// lies ahead of it (TileProduct), since the processor's own prefetching stops at the end of each page.
+MOED_ALWAYS_INLINE Prefetch PartToPrefetch(const char* next, const Panels& panels, int64_t tile, int64_t num_tiles) {
+  constexpr int64_t kMaxParts = 8;
+  const int64_t parts = num_tiles < kMaxParts ? num_tiles : kMaxParts;
+  if (next == nullptr || parts < 2 || tile >= parts) return {nullptr, 0};
+  return {next + tile * panels.panel_bytes / parts, Prefetch::kStepBytes / parts};
 }
 
 // out[panel][row][kPanel] = tile * panel for `count` panels from `first`, count <= PanelsAtOnce(rows); `tile` is packed
-// for the weight's format (tiles.h). Meanwhile half a panel's bytes from `prefetch` on, where it is not null, are
-// brought into the second-level cache.
+// for the weight's format (row_tiles.h).
 MOED_ALWAYS_INLINE void TileProduct(const void* tile, int rows, const Panels& panels, int64_t first, int count,
-                                    const char* prefetch, float* out) {
+                                    Prefetch prefetch, float* out) {
   using Type = WeightFormat::Type;
   const char* const weights = panels.Panel(first);
-  if (prefetch == nullptr) prefetch = weights;  // which is being read anyway
+  constexpr int64_t kAhead = 4096;
+  if (prefetch.from == nullptr) prefetch = {weights + kAhead, Prefetch::kStepBytes};
   if (panels.type == Type::kInt8 || panels.type == Type::kInt4) {
     const auto* function = panels.type == Type::kInt8 ? integer_micro_kernel::Table<Type::kInt8>::kFunctions
                                                       : integer_micro_kernel::Table<Type::kInt4>::kFunctions;

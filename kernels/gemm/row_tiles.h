@@ -47,6 +47,39 @@ MOED_ALWAYS_INLINE void PackTile(const float* const* rows, int count, int64_t k,
   }
 }
 
+// Makes one tile of `count` tiles of one row of k quantised inputs each (QuantizeRow).
+MOED_ALWAYS_INLINE void JoinIntegerTiles(const char* const* row_tiles, int count, int64_t k,
+                                         const IntegerLayout& layout, char* tile) {
+  const IntegerTileLayout row_layout(1, layout), tile_layout(count, layout);
+  const char* rows[kMaxTileRows];
+  for (int row = 0; row < count; ++row) rows[row] = row_tiles[row];
+  const int64_t num_groups = layout.NumGroups(k);
+  for (int64_t group = 0; group < num_groups; ++group) {
+    const int64_t inputs = layout.GroupInputs(k, group);
+    const int64_t row_bytes = row_layout.DataBytes(inputs), tile_bytes = tile_layout.DataBytes(inputs);
+    if (row_layout.activation_bytes == 1) {
+      // Four inputs are as many bytes as a float.
+      const float* fours[kMaxTileRows];
+      for (int row = 0; row < count; ++row) fours[row] = reinterpret_cast<const float*>(rows[row]);
+      PackTile(fours, count, inputs / 4, reinterpret_cast<float*>(tile));
+    } else {
+      const size_t step = 4 * static_cast<size_t>(row_layout.activation_bytes);
+      for (int row = 0; row < count; ++row) {
+        char* to = tile + static_cast<size_t>(row) * step;
+        for (int64_t i = 0; i < inputs / 4; ++i, to += static_cast<size_t>(count) * step) {
+          std::memcpy(to, rows[row] + static_cast<size_t>(i) * step, step);
+        }
+      }
+    }
+    for (int row = 0; row < count; ++row) {  // correction and scale
+      std::memcpy(tile + tile_bytes + row * 4, rows[row] + row_bytes, 4);
+      std::memcpy(tile + tile_bytes + (count + row) * 4, rows[row] + row_bytes + 4, 4);
+      rows[row] += row_layout.GroupBytes(inputs);
+    }
+    tile += tile_layout.GroupBytes(inputs);
+  }
+}
+
 // What rows become before they are multiplied with weights of the same format, inputs and rounding as `weight`.
 struct TileFormat {
   int64_t k;
@@ -71,9 +104,25 @@ struct TileFormat {
   MOED_ALWAYS_INLINE bool takes_rows() const { return is_integer || rounding != ActivationRounding::kNone; }
   // A tile of one row of floats is the row itself.
   MOED_ALWAYS_INLINE bool NeedsPacking(int rows) const { return takes_rows() || rows > 1; }
-  MOED_ALWAYS_INLINE void Pack(const float* const* rows, int count, void* tile) const {
+
+  // Makes integers of a row: a tile of one row, of row_bytes().
+  MOED_ALWAYS_INLINE void Quantize(const float* row, void* row_tile) const {
+    QuantizeRow(row, k, layout, offset, rounding == ActivationRounding::kInt8Row, row_tile);
+  }
+  MOED_ALWAYS_INLINE void Join(const char* const* row_tiles, int count, void* tile) const {
+    JoinIntegerTiles(row_tiles, count, k, layout, static_cast<char*>(tile));
+  }
+  // `scratch`: for integers, memory of count * row_bytes().
+  MOED_ALWAYS_INLINE void Pack(const float* const* rows, int count, char* scratch, void* tile) const {
     if (is_integer) {
-      QuantizeTile(rows, count, k, layout, offset, rounding == ActivationRounding::kInt8Row, tile);
+      if (count == 1) return Quantize(rows[0], tile);
+      const char* row_tiles[kMaxTileRows];
+      for (int row = 0; row < count; ++row) {
+        char* const row_tile = scratch + row * row_bytes();
+        Quantize(rows[row], row_tile);
+        row_tiles[row] = row_tile;
+      }
+      Join(row_tiles, count, tile);
     } else if (rounding != ActivationRounding::kNone) {
       const float* rounded[kMaxTileRows];
       RoundActivations(rounding, rows, count, k, rounded);

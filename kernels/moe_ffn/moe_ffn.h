@@ -36,7 +36,8 @@ struct MoeFfnArgs {
   TensorView sorted_pairs;    // i32 [num_tokens * top_k]
   TensorView expert_offsets;  // i32 [num_experts + 1]
   bool accumulate = false;    // out += instead of out =
-  // The choices of a token are added in their order in `weights`, never as they come: no dependence on the company.
+  // The choices of a token are added in one order (on the CPU that of the experts, on CUDA that of `weights`), never as
+  // they come: no dependence on the company.
   TensorView out;  // f32 [num_tokens, hidden], rows may be strided, not x itself
 };
 

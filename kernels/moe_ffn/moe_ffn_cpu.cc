@@ -1,7 +1,7 @@
 // Two loops over weights, each cut into items for the threads:
 //   hidden = act(x * gate) * (x * up)    items (expert, some panels)
-//   out = sum of weight * hidden * down  items (some panels of the output) through all experts, so that an item holds
-//                                        all choices of a token and adds them in their order, without a scatter
+//   out = sum of weight * hidden * down  items (some panels of the output) through all experts, so that an item has all
+//                                        of a token's choices and adds them in the order of the experts
 // Both read each weight of a chosen expert once, whatever the number of its tokens.
 #include "kernels/gemm/micro_kernel.h"
 #include "kernels/gemm/row_tiles.h"
@@ -13,7 +13,7 @@ namespace {
 
 // Some of an expert's pairs: sorted_pairs[first .. first + rows).
 struct Tile {
-  const char* x;  // packed for gate and up, or the token's own row where it needs no packing
+  const char* x;  // packed for gate and up, or the token's own row where a tile of one row is that
   // What comes out of the activation: packed for down where that takes floats, else rows, packed when they are whole.
   float* hidden;        // [intermediate][rows], or [rows][intermediate]
   const char* down_in;  // packed for down
@@ -30,8 +30,19 @@ struct ActiveExpert {
 
 struct Plan {
   TileFormat x_format, hidden_format;
+  char* quantized_x;    // [num_tokens] tiles of one row, where x_format is of integers: each token is quantised once
   char* packed_x;       // tile t's at t.first times the bytes of a row
   char* packed_hidden;  // likewise; null where `hidden` is packed as it is written
+  char* hidden_scratch;
+
+  // Row `token` of x as a tile of one row, which needs no packing, or nothing more than QuantizeX did.
+  MOED_ALWAYS_INLINE const char* RowTile(const MoeFfnArgs& args, int64_t token) const {
+    if (x_format.is_integer) return quantized_x + token * x_format.row_bytes();
+    return reinterpret_cast<const char*>(args.x.As<float>() + token * args.x.stride(0));
+  }
+  MOED_ALWAYS_INLINE bool NeedsJoining(int rows) const {
+    return rows > 1 || (x_format.takes_rows() && !x_format.is_integer);
+  }
   ActiveExpert* experts;
   int64_t num_experts;
   Tile* tiles;
@@ -55,15 +66,19 @@ Plan MakePlan(const ExecContext& ctx, const MoeFfnArgs& args) {
   const int32_t* const pairs = args.sorted_pairs.As<int32_t>();
   Plan plan = {.x_format = TileFormat(args.gate[0]),
                .hidden_format = TileFormat(args.down[0]),
+               .quantized_x = nullptr,
                .packed_x = nullptr,
                .packed_hidden = nullptr,
+               .hidden_scratch = nullptr,
                .experts = Allocate<ActiveExpert>(ctx, args.num_experts),
                .num_experts = 0,
                .tiles = Allocate<Tile>(ctx, num_pairs),
                .num_tiles = 0,
                .max_tiles = 1};
+  if (plan.x_format.is_integer) plan.quantized_x = AllocateTiles(ctx, plan.x_format, args.x.dim(0));
   plan.packed_x = AllocateTiles(ctx, plan.x_format, num_pairs);
   if (plan.hidden_format.takes_rows()) plan.packed_hidden = AllocateTiles(ctx, plan.hidden_format, num_pairs);
+  if (plan.hidden_format.is_integer) plan.hidden_scratch = AllocateTiles(ctx, plan.hidden_format, num_pairs);
   float* const hidden_values = Allocate<float>(ctx, num_pairs * intermediate);
   const int x_rows = plan.x_format.max_rows(), hidden_rows = plan.hidden_format.max_rows();
   for (int64_t expert = 0; expert < args.num_experts; ++expert) {
@@ -76,9 +91,8 @@ Plan MakePlan(const ExecContext& ctx, const MoeFfnArgs& args) {
       const int64_t first = begin + TileBegin(rows, count, i);
       const int tile_rows = static_cast<int>(begin + TileBegin(rows, count, i + 1) - first);
       Tile& tile = plan.tiles[plan.num_tiles++];
-      tile.x = plan.x_format.NeedsPacking(tile_rows)
-                   ? plan.packed_x + first * plan.x_format.row_bytes()
-                   : reinterpret_cast<const char*>(args.x.As<float>() + pairs[first] / args.top_k * args.x.stride(0));
+      tile.x = plan.NeedsJoining(tile_rows) ? plan.packed_x + first * plan.x_format.row_bytes()
+                                            : plan.RowTile(args, pairs[first] / args.top_k);
       tile.hidden = hidden_values + first * intermediate;
       tile.down_in = plan.packed_hidden == nullptr ? reinterpret_cast<const char*>(tile.hidden)
                                                    : plan.packed_hidden + first * plan.hidden_format.row_bytes();
@@ -89,19 +103,35 @@ Plan MakePlan(const ExecContext& ctx, const MoeFfnArgs& args) {
   return plan;
 }
 
+// Makes integers of the tokens' rows, where gate and up take these.
+void QuantizeX(const ExecContext& ctx, const MoeFfnArgs& args, const Plan& plan) {
+  if (!plan.x_format.is_integer) return;
+  ctx.threads->ParallelFor(args.x.dim(0), 4, [&](int64_t begin, int64_t end, int /*worker*/) {
+    for (int64_t token = begin; token < end; ++token) {
+      plan.x_format.Quantize(args.x.As<float>() + token * args.x.stride(0),
+                             plan.quantized_x + token * plan.x_format.row_bytes());
+    }
+  });
+}
+
 // Gathers the tokens' rows of each tile.
 void PackTiles(const ExecContext& ctx, const MoeFfnArgs& args, const Plan& plan) {
-  if (plan.num_tiles == args.sorted_pairs.dim(0) && !plan.x_format.NeedsPacking(1)) return;
+  if (plan.num_tiles == args.sorted_pairs.dim(0) && !plan.NeedsJoining(1)) return;
   const int32_t* const pairs = args.sorted_pairs.As<int32_t>();
   ctx.threads->ParallelFor(plan.num_tiles, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
     for (int64_t i = begin; i < end; ++i) {
       const Tile& tile = plan.tiles[i];
-      if (!plan.x_format.NeedsPacking(tile.rows)) continue;
-      const float* rows[kMaxTileRows];
+      if (!plan.NeedsJoining(tile.rows)) continue;
+      const char* rows[kMaxTileRows];
       for (int row = 0; row < tile.rows; ++row) {
-        rows[row] = args.x.As<float>() + pairs[tile.first + row] / args.top_k * args.x.stride(0);
+        rows[row] = plan.RowTile(args, pairs[tile.first + row] / args.top_k);
       }
-      plan.x_format.Pack(rows, tile.rows, plan.packed_x + tile.first * plan.x_format.row_bytes());
+      char* const packed = plan.packed_x + tile.first * plan.x_format.row_bytes();
+      if (plan.x_format.is_integer) {
+        plan.x_format.Join(rows, tile.rows, packed);
+      } else {
+        plan.x_format.Pack(reinterpret_cast<const float* const*>(rows), tile.rows, nullptr, packed);
+      }
     }
   });
 }
@@ -115,7 +145,9 @@ void PackHidden(const ExecContext& ctx, const MoeFfnArgs& args, const Plan& plan
       const Tile& tile = plan.tiles[i];
       const float* rows[kMaxTileRows];
       for (int row = 0; row < tile.rows; ++row) rows[row] = tile.hidden + row * intermediate;
-      plan.hidden_format.Pack(rows, tile.rows, plan.packed_hidden + tile.first * plan.hidden_format.row_bytes());
+      const int64_t place = tile.first * plan.hidden_format.row_bytes();
+      char* const scratch = plan.hidden_scratch == nullptr ? nullptr : plan.hidden_scratch + place;
+      plan.hidden_format.Pack(rows, tile.rows, scratch, plan.packed_hidden + place);
     }
   });
 }
@@ -196,7 +228,9 @@ void GateUpItem(const MoeFfnArgs& args, const Plan& plan, const ActiveExpert& ex
 }
 
 void GateUp(const ExecContext& ctx, const MoeFfnArgs& args, const Plan& plan) {
-  const WorkSplit split(Panels::Count(args.gate[0]), plan.max_tiles, ctx.threads->num_threads(), plan.num_experts);
+  const WorkSplit split(Panels::Count(args.gate[0]), plan.max_tiles,
+                        plan.x_format.max_rows() * plan.x_format.row_bytes(), ctx.threads->num_threads(),
+                        plan.num_experts);
   const int64_t items = split.num_items();
   ctx.threads->ParallelFor(plan.num_experts * items, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
     for (int64_t i = begin; i < end; ++i) {
@@ -206,11 +240,26 @@ void GateUp(const ExecContext& ctx, const MoeFfnArgs& args, const Plan& plan) {
   });
 }
 
-// The products of all pairs with panels [panel_begin, panel_end) of their experts' down weights:
-// results[pair][width], width = (panel_end - panel_begin) * kPanel.
-void DownPanels(const MoeFfnArgs& args, const Plan& plan, int64_t panel_begin, int64_t panel_end, float* results) {
+// sums[token][width] += weight * products, for the panel whose columns start at `column`: products [rows][kPanel].
+MOED_ALWAYS_INLINE void AddProducts(const MoeFfnArgs& args, const Tile& tile, const float* products, int64_t column,
+                                    int64_t width, float* sums) {
   const int32_t* const pairs = args.sorted_pairs.As<int32_t>();
+  const float* const weights = args.weights.As<float>();
+  for (int row = 0; row < tile.rows; ++row) {
+    const int32_t pair = pairs[tile.first + row];
+    const VecF32 weight = Set(weights[pair]);
+    float* const sum = sums + pair / args.top_k * width + column;
+    for (int i = 0; i < kPanel; i += kLanes) {
+      Store(sum + i, MulAdd(Load(products + row * kPanel + i), weight, Load(sum + i)));
+    }
+  }
+}
+
+// The weighted sums of all experts' results, expert after expert, for panels [panel_begin, panel_end) of the output:
+// sums[num_tokens][width], width = (panel_end - panel_begin) * kPanel.
+void DownPanels(const MoeFfnArgs& args, const Plan& plan, int64_t panel_begin, int64_t panel_end, float* sums) {
   const int64_t width = (panel_end - panel_begin) * kPanel, down_outputs = args.down[0].n;
+  __builtin_memset(sums, 0, static_cast<size_t>(args.x.dim(0) * width) * sizeof(float));
   alignas(64) float products[kMaxTileOutputs];
   for (int64_t e = 0; e < plan.num_experts; ++e) {
     const ActiveExpert& expert = plan.experts[e];
@@ -228,51 +277,47 @@ void DownPanels(const MoeFfnArgs& args, const Plan& plan, int64_t panel_begin, i
       for (int64_t t = 0; t < num_tiles; ++t) {
         const Tile& tile = plan.tiles[expert.tile_begin + t];
         TileProduct(tile.down_in, tile.rows, down, panel, count, PartToPrefetch(next, down, t, num_tiles), products);
-        for (int i = 0; i < count && !args.down_bias.empty(); ++i) {
+        for (int i = 0; i < count; ++i) {
+          float* const of_panel = products + i * tile.rows * kPanel;
           const int64_t column = (panel + i) * kPanel, left = down_outputs - column;
-          AddBias(args.down_bias.As<float>() + expert.expert * down_outputs + column, left < kPanel ? left : kPanel,
-                  tile.rows, products + i * tile.rows * kPanel);
-        }
-        for (int i = 0; i < count * tile.rows; ++i) {
-          const int64_t column = (panel - panel_begin + i / tile.rows) * kPanel;
-          std::memcpy(results + pairs[tile.first + i % tile.rows] * width + column, products + i * kPanel,
-                      kPanel * sizeof(float));
+          if (!args.down_bias.empty()) {
+            AddBias(args.down_bias.As<float>() + expert.expert * down_outputs + column, left < kPanel ? left : kPanel,
+                    tile.rows, of_panel);
+          }
+          AddProducts(args, tile, of_panel, (panel - panel_begin + i) * kPanel, width, sums);
         }
       }
     }
   }
 }
 
-// out[token][column ..] = the weighted sum of the token's choices, in their order, of results [pair][width].
-void Combine(const MoeFfnArgs& args, const float* results, int64_t column, int64_t width) {
+// out[..][column ..] (+)= sums [num_tokens][width]
+void WriteSums(const MoeFfnArgs& args, const float* sums, int64_t column, int64_t width) {
   const int64_t num_tokens = args.x.dim(0), hidden = args.x.dim(1);
   const int64_t columns = hidden - column < width ? hidden - column : width;
   for (int64_t token = 0; token < num_tokens; ++token) {
-    const float* const weights = args.weights.As<float>() + token * args.top_k;
-    const float* const choices = results + token * args.top_k * width;
     float* const out = args.out.As<float>() + token * args.out.stride(0) + column;
     for (int64_t i = 0; i < columns; i += kLanes) {
-      VecF32 sum = Load(choices + i) * weights[0];
-      for (int choice = 1; choice < args.top_k; ++choice) {
-        sum = MulAdd(Load(choices + choice * width + i), Set(weights[choice]), sum);
-      }
       const int64_t n = columns - i < kLanes ? columns - i : kLanes;
+      VecF32 sum = Load(sums + token * width + i);
       if (args.accumulate) sum += LoadFirst(out + i, n);
       StoreFirst(out + i, sum, n);
     }
   }
 }
 
+// The sums lie apart from `out`, whose rows are so far apart that their parts would share few places of the caches.
 void Down(const ExecContext& ctx, const MoeFfnArgs& args, const Plan& plan) {
-  const WorkSplit split(Panels::Count(args.down[0]), plan.max_tiles, ctx.threads->num_threads());
-  const int64_t results_size = args.sorted_pairs.dim(0) * split.group_size() * kPanel;
-  float* const results = Allocate<float>(ctx, results_size * ctx.threads->num_threads());
+  const WorkSplit split(Panels::Count(args.down[0]), plan.max_tiles,
+                        plan.hidden_format.max_rows() * plan.hidden_format.row_bytes(), ctx.threads->num_threads());
+  const int64_t sums_size = args.x.dim(0) * split.group_size() * kPanel;
+  float* const all_sums = Allocate<float>(ctx, sums_size * ctx.threads->num_threads());
   ctx.threads->ParallelFor(split.num_groups(), 1, [&](int64_t begin, int64_t end, int worker) {
     for (int64_t i = begin; i < end; ++i) {
       const WorkSplit::Item item = split.group(i, plan.num_tiles);
-      float* const mine = results + worker * results_size;
-      DownPanels(args, plan, item.panel_begin, item.panel_end, mine);
-      Combine(args, mine, item.panel_begin * kPanel, (item.panel_end - item.panel_begin) * kPanel);
+      float* const sums = all_sums + worker * sums_size;
+      DownPanels(args, plan, item.panel_begin, item.panel_end, sums);
+      WriteSums(args, sums, item.panel_begin * kPanel, (item.panel_end - item.panel_begin) * kPanel);
     }
   });
 }
@@ -283,6 +328,7 @@ void MoeFfn(const ExecContext& ctx, const MoeFfnArgs& args) {
   if (args.x.dim(0) == 0) return;
   const Workspace::Scope scope(ctx.workspace);
   const Plan plan = MakePlan(ctx, args);
+  QuantizeX(ctx, args, plan);
   PackTiles(ctx, args, plan);
   GateUp(ctx, args, plan);
   PackHidden(ctx, args, plan);

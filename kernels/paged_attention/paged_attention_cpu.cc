@@ -197,15 +197,13 @@ class BlockPass {
   template <int R>
   void AttendRows(int64_t tile, int64_t row, const RowStates& states) {
     // Ranges only move forward from row to row.
-    const TileRange first = RangeOf(tile, row);
-    const TileRange last = RangeOf(tile, row + R - 1);
+    TileRange ranges[R];
+    for (int r = 0; r < R; ++r) ranges[r] = RangeOf(tile, row + r);
+    const TileRange first = ranges[0], last = ranges[R - 1];
     Scores<R>(scratch_.q + row * sizes_.k_head_dim, scratch_.keys, sizes_.k_head_dim, {first.begin, last.end},
               scratch_.scores);
     float* acc = states.acc + row * sizes_.padded_dim;
-    for (int r = 0; r < R; ++r) {
-      SoftmaxStep(scratch_.scores + r * kTilePositions, RangeOf(tile, row + r), sizes_.padded_dim, &states.max[row + r],
-                  &states.sum[row + r], acc + r * sizes_.padded_dim);
-    }
+    SoftmaxStep<R>(scratch_.scores, ranges, sizes_.padded_dim, states.max + row, states.sum + row, acc);
     // What a row does not see must not be touched, not even with weight 0: 0 times a NaN is a NaN. So the rows go
     // together where all see, and one by one before and after that.
     TileRange common = {last.begin, first.end};

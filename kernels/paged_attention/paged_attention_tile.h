@@ -154,36 +154,75 @@ void Scores(const float* q, const float* keys, int64_t head_dim, TileRange range
 
 MOED_ALWAYS_INLINE float ScalarExp(float x) { return Exp(Set(x))[0]; }
 
-// One step of the online softmax for one row, which sees `range` of the tile: scores become weights relative to the new
-// maximum, and what was summed before is rescaled to it.
-[[gnu::noinline]] static void SoftmaxStep(float* scores, TileRange range, int64_t padded_dim, float* max, float* sum,
-                                          float* acc) {
+// Which lanes of vector v of a tile lie in `range`.
+MOED_ALWAYS_INLINE VecI32 Visible(int v, TileRange range) {
+  const VecI32 position = Iota() + v * kLanes;
+  return (position >= range.begin) & (position < range.end);
+}
+
+// The largest of a row's scores in `range`; scores outside become minus infinity.
+MOED_ALWAYS_INLINE float LargestScore(float* scores, TileRange range) {
   constexpr int kVecs = kTilePositions / kLanes;
-  VecF32 values[kVecs];
   VecF32 largest = Set(kMinusInfinity);
-  for (int v = 0; v < kVecs; ++v) {
-    const VecI32 position = Iota() + v * kLanes;
-    const VecI32 visible = (position >= range.begin) & (position < range.end);
-    values[v] = visible ? Load(scores + v * kLanes) : Set(kMinusInfinity);
-    largest = Max(values[v], largest);
+  if (range.begin <= 0 && range.end >= kTilePositions) {
+    for (int v = 0; v < kVecs; ++v) largest = Max(Load(scores + v * kLanes), largest);
+  } else {
+    for (int v = 0; v < kVecs; ++v) {
+      const VecF32 value = Visible(v, range) ? Load(scores + v * kLanes) : Set(kMinusInfinity);
+      Store(scores + v * kLanes, value);
+      largest = Max(value, largest);
+    }
   }
-  const float tile_max = ReduceMax(largest);
-  const float new_max = tile_max > *max ? tile_max : *max;
+  return ReduceMax(largest);
+}
+
+// Scores become weights relative to `max`, nothing outside `range`; returns the weights' sum.
+MOED_ALWAYS_INLINE float ScoresToWeights(float* scores, TileRange range, float max) {
+  constexpr int kVecs = kTilePositions / kLanes;
   VecF32 total = {};
-  for (int v = 0; v < kVecs; ++v) {
-    const VecI32 position = Iota() + v * kLanes;
-    const VecI32 visible = (position >= range.begin) & (position < range.end);
-    const VecF32 weight = visible ? Exp(values[v] - new_max) : VecF32{};
-    Store(scores + v * kLanes, weight);
-    total += weight;
+  if (range.begin <= 0 && range.end >= kTilePositions) {
+    for (int v = 0; v < kVecs; ++v) {
+      const VecF32 weight = Exp(Load(scores + v * kLanes) - max);
+      Store(scores + v * kLanes, weight);
+      total += weight;
+    }
+  } else {
+    for (int v = 0; v < kVecs; ++v) {
+      const VecF32 weight = Visible(v, range) ? Exp(Load(scores + v * kLanes) - max) : VecF32{};
+      Store(scores + v * kLanes, weight);
+      total += weight;
+    }
   }
-  if (*max != new_max && *max != kMinusInfinity) {
-    const float rescale = ScalarExp(*max - new_max);
-    *sum *= rescale;
-    for (int64_t d = 0; d < padded_dim; d += kLanes) Store(acc + d, Load(acc + d) * rescale);
+  return ReduceSum(total);
+}
+
+// One step of the online softmax for R rows, of which row r sees ranges[r] of the tile: scores become weights relative
+// to the new maximum, and what was summed before is rescaled to it. Each stage takes all rows, since one row alone
+// would wait for each of its operations.
+template <int R>
+[[gnu::noinline]] void SoftmaxStep(float* scores, const TileRange* ranges, int64_t padded_dim, float* max, float* sum,
+                                   float* acc) {
+  static_assert(R <= kTileRows);
+  constexpr int kRowVecs = (R + kLanes - 1) / kLanes;
+  float new_max[R], shifts[kRowVecs * kLanes] = {};
+  for (int r = 0; r < R; ++r) {
+    const float tile_max = LargestScore(scores + r * kTilePositions, ranges[r]);
+    new_max[r] = tile_max > max[r] ? tile_max : max[r];
+    shifts[r] = max[r] - new_max[r];
   }
-  *sum += ReduceSum(total);
-  *max = new_max;
+  float totals[R];
+  for (int r = 0; r < R; ++r) totals[r] = ScoresToWeights(scores + r * kTilePositions, ranges[r], new_max[r]);
+  for (int v = 0; v < kRowVecs; ++v) Store(shifts + v * kLanes, Exp(Load(shifts + v * kLanes)));
+  for (int r = 0; r < R; ++r) {
+    if (max[r] != new_max[r] && max[r] != kMinusInfinity) {
+      const float rescale = shifts[r];
+      sum[r] *= rescale;
+      float* const row = acc + r * padded_dim;
+      for (int64_t d = 0; d < padded_dim; d += kLanes) Store(row + d, Load(row + d) * rescale);
+    }
+    sum[r] += totals[r];
+    max[r] = new_max[r];
+  }
 }
 
 // ---------------------------------------------------------------------------------------------------------- values
