@@ -82,7 +82,10 @@ MOED_ALWAYS_INLINE void GroupSums(const ActivationInt* activations, const char* 
     for (int64_t i = 0; i < inputs; i += 8, weights += 2 * kStepBytes, activations += 8 * kRows) {
 #pragma GCC unroll 2
       for (int step = 0; step < 2; ++step) {
-        if constexpr (kRows > 1) PrefetchL2(prefetch.from + (i / 4 + step) * prefetch.step);
+        if constexpr (kRows > 1) {
+          PrefetchL2(prefetch.from);
+          prefetch.from += prefetch.step;
+        }
         VecInt w[kVectors];
 #pragma GCC unroll 16
         for (int v = 0; v < kVectors; ++v) w[v] = LoadUnsignedBytes(weights + step * kStepBytes + v * kVectorBytes);
@@ -96,7 +99,10 @@ MOED_ALWAYS_INLINE void GroupSums(const ActivationInt* activations, const char* 
     }
   } else {
     for (int64_t i = 0; i < inputs; i += 8, weights += kStepBytes, activations += 8 * kRows) {
-      if constexpr (kRows > 1) PrefetchL2(prefetch.from + i / 8 * prefetch.step);
+      if constexpr (kRows > 1) {
+        PrefetchL2(prefetch.from);
+        prefetch.from += prefetch.step;
+      }
       VecInt w[kVectors];
 #pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) w[v] = LoadUnsignedBytes(weights + v * kVectorBytes);
@@ -126,7 +132,10 @@ MOED_ALWAYS_INLINE void NarrowGroupSums(const int8_t* activations, const char* w
     const int64_t end = inputs - begin < kPieceInputs ? inputs : begin + kPieceInputs;
     VecI16 narrow[kRows][kVectors] = {};
     for (int64_t i = begin; i < end; i += kInputs, weights += kStepBytes, activations += kInputs * kRows) {
-      if constexpr (kRows > 1) PrefetchL2(prefetch.from + i / kInputs * prefetch.step);
+      if constexpr (kRows > 1) {
+        PrefetchL2(prefetch.from);
+        prefetch.from += prefetch.step;
+      }
       VecU32 pairs[kVectors];
 #pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) pairs[v] = LoadBits<VecU32>(weights + v * kVectorBytes);

@@ -85,7 +85,10 @@ MOED_ALWAYS_INLINE void Pass(const float* activations, const char* weights, int6
   constexpr int64_t kVectorBytes = sizeof(VecF32);
   const int64_t steps = kType == WeightFormat::Type::kF32 ? k : k / 2;
   for (int64_t step = 0; step < steps; ++step, weights += kStep) {
-    if constexpr (kRows > 1) PrefetchL2(prefetch.from + step * prefetch.step);  // a single row only waits for memory
+    if constexpr (kRows > 1) {  // a single row only waits for memory anyway
+      PrefetchL2(prefetch.from);
+      prefetch.from += prefetch.step;
+    }
     if constexpr (kType == WeightFormat::Type::kF32) {
       VecF32 w[kPanels * kVectors];
 #pragma GCC unroll 16

@@ -51,7 +51,7 @@ class WorkSplit {
   MOED_ALWAYS_INLINE int64_t group_size() const { return group_size_; }
 
  private:
-  static constexpr int64_t kItemsPerThread = 4;
+  static constexpr int64_t kItemsPerThread = 8;
   static constexpr int64_t kMaxGroup = 4;
   // Tiles of a block: part of a second-level cache, but enough rows that reading the weights again costs little.
   static constexpr int64_t kBlockBytes = 256 << 10;

@@ -51,7 +51,10 @@ class BatchBench {
         info_(engine.info()),
         options_(options),
         traffic_(TrafficOf(engine)),
-        operations_per_token_(2.0 * static_cast<double>(CountParameters(engine.model_config()).active)) {}
+        operations_per_logits_row_(2.0 * static_cast<double>(engine.weights().lm_head().weight.n) *
+                                   static_cast<double>(engine.weights().lm_head().weight.k)),
+        operations_per_token_(2.0 * static_cast<double>(CountParameters(engine.model_config()).active) -
+                              operations_per_logits_row_) {}
 
   absl::StatusOr<BatchBenchResult> Run() {
     MOED_RETURN_IF_ERROR(Check());
@@ -123,7 +126,8 @@ class BatchBench {
     phase->seconds += Seconds() - start;
     phase->steps += 1;
     phase->tokens += plan.num_tokens();
-    phase->operations += operations_per_token_ * plan.num_tokens();
+    phase->operations += operations_per_token_ * plan.num_tokens() +
+                         operations_per_logits_row_ * static_cast<double>(plan.logits_rows.size());
     phase->bytes += traffic_.always;
     for (size_t layer = 0; layer < result.expert_loads.size(); ++layer) {
       const auto& loads = result.expert_loads[layer];
@@ -179,7 +183,8 @@ class BatchBench {
   const EngineInfo& info_;
   const BatchBenchOptions options_;
   const WeightTraffic traffic_;
-  const double operations_per_token_;
+  const double operations_per_logits_row_;  // of the LM head, which only the sampled rows go through
+  const double operations_per_token_;       // of everything else
   std::vector<std::vector<int32_t>> prompts_;
   std::vector<int32_t> next_tokens_;
   uint64_t step_ = 0;
