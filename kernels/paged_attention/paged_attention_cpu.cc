@@ -138,18 +138,21 @@ class BlockPass {
     int64_t block = (tile + range.begin) / block_size;
     int64_t offset = (tile + range.begin) % block_size;
     for (int i = range.begin; i < range.end; ++block, offset = 0) {
-      const int64_t first_row = (block_ids[block] * args_.k_pages.dim(1) + kv_head_) * block_size;
-      for (; i < range.end && offset < block_size; ++i, ++offset) {
-        rows->keys.Set(i, args_.k_pages, args_.k_scales, first_row + offset);
-        rows->values.Set(i, args_.v_pages, args_.v_scales, first_row + offset);
-      }
+      const int64_t first_row = (block_ids[block] * args_.k_pages.dim(1) + kv_head_) * block_size + offset;
+      const int end = static_cast<int>(Min(i + block_size - offset, range.end));
+      rows->keys.Set(i, end, args_.k_pages, args_.k_scales, first_row);
+      rows->values.Set(i, end, args_.v_pages, args_.v_scales, first_row);
+      i = end;
     }
     // Positions that nobody may see take part as copies of one that is; their scores are thrown away.
-    for (int i = 0; i < kTilePositions; ++i) {
-      if (i >= range.begin && i < range.end) continue;
-      rows->keys.Copy(range.begin, i);
-      rows->values.Copy(range.begin, i);
-    }
+    const auto fill = [&](int begin, int end) {
+      for (int i = begin; i < end; ++i) {
+        rows->keys.Copy(range.begin, i);
+        rows->values.Copy(range.begin, i);
+      }
+    };
+    fill(0, range.begin);
+    fill(range.end, kTilePositions);
     rows->tile = tile;
   }
 
@@ -159,16 +162,21 @@ class BlockPass {
     if (rows.tile != tile) FindRows(tile, &rows);
     const TileRange range = VisibleRange(tile);
     const int64_t next = tile + kTilePositions;
+    const TileRows* next_rows = &rows;
     if (next < Min(static_cast<int64_t>(piece_.end_split) * kSplitPositions, end_position())) {
-      TileRows& next_rows = tile_rows_[next / kTilePositions % 2];
-      FindRows(next, &next_rows);
-      PackKeys(rows.keys, range, sizes_.k_head_dim, next_rows.keys.rows, scratch_.keys);
-      PackValues(rows.values, range, sizes_.v_head_dim, sizes_.padded_dim, next_rows.values.rows, scratch_.values);
-    } else {
-      PackKeys(rows.keys, range, sizes_.k_head_dim, rows.keys.rows, scratch_.keys);
-      PackValues(rows.values, range, sizes_.v_head_dim, sizes_.padded_dim, rows.values.rows, scratch_.values);
+      TileRows& found = tile_rows_[next / kTilePositions % 2];
+      FindRows(next, &found);
+      next_rows = &found;
+      PrefetchRows(found.values.rows, range, sizes_.v_head_dim);
+    }
+    PackKeys(rows.keys, range, sizes_.k_head_dim, next_rows->keys.rows, scratch_.keys);
+    if (!UsesCachedValues()) {
+      PackValues(rows.values, range, sizes_.v_head_dim, sizes_.padded_dim, scratch_.values);
     }
   }
+
+  // Values that are used by one group of rows only are not worth packing.
+  bool UsesCachedValues() const { return rows() <= kTileRows && sizes_.v_head_dim == sizes_.padded_dim; }
 
   // The part of the tile that row r sees.
   TileRange RangeOf(int64_t tile, int64_t r) const {
@@ -208,20 +216,26 @@ class BlockPass {
     // together where all see, and one by one before and after that.
     TileRange common = {last.begin, first.end};
     if (common.begin >= common.end) common = {kTilePositions, kTilePositions};
-    if (first.begin < common.begin) AddEdges<R>(tile, row, {0, common.begin}, acc);
-    AddValues<R>(scratch_.scores, scratch_.values, common, sizes_.padded_dim, acc);
-    if (common.end < last.end) AddEdges<R>(tile, row, {common.end, kTilePositions}, acc);
+    const auto add = [&](const auto& values) {
+      if (first.begin < common.begin) AddEdges<R>(tile, row, {0, common.begin}, values, acc);
+      AddValues<R>(scratch_.scores, values, common, sizes_.padded_dim, acc);
+      if (common.end < last.end) AddEdges<R>(tile, row, {common.end, kTilePositions}, values, acc);
+    };
+    if (UsesCachedValues()) {
+      add(CachedValues<T>{tile_rows_[tile / kTilePositions % 2].values});
+    } else {
+      add(PackedValues{scratch_.values, sizes_.padded_dim});
+    }
   }
 
   // Adds the values that each of R rows sees of `part`.
-  template <int R>
-  void AddEdges(int64_t tile, int64_t row, TileRange part, float* acc) {
+  template <int R, typename Values>
+  void AddEdges(int64_t tile, int64_t row, TileRange part, const Values& values, float* acc) {
     for (int r = 0; r < R; ++r) {
       const TileRange range = RangeOf(tile, row + r);
       const TileRange own = {static_cast<int>(Max(range.begin, part.begin)),
                              static_cast<int>(Min(range.end, part.end))};
-      AddValues<1>(scratch_.scores + r * kTilePositions, scratch_.values, own, sizes_.padded_dim,
-                   acc + r * sizes_.padded_dim);
+      AddValues<1>(scratch_.scores + r * kTilePositions, values, own, sizes_.padded_dim, acc + r * sizes_.padded_dim);
     }
   }
 

@@ -5,6 +5,8 @@
 #ifndef KERNELS_PAGED_ATTENTION_PAGED_ATTENTION_TILE_H_
 #define KERNELS_PAGED_ATTENTION_PAGED_ATTENTION_TILE_H_
 
+#include <type_traits>
+
 #include "kernels/common/simd.h"
 #include "kernels/paged_attention/paged_attention_plan.h"
 
@@ -65,27 +67,83 @@ template <typename T>
 struct CacheRows {
   const T* rows[kTilePositions];
 
-  MOED_ALWAYS_INLINE void Set(int i, const TensorView& pages, const TensorView& /*scales*/, int64_t row) {
-    rows[i] = pages.As<T>() + row * pages.stride(2);
+  // Positions [i, end) are the rows from first_row on, counted through all pages.
+  MOED_ALWAYS_INLINE void Set(int i, int end, const TensorView& pages, const TensorView& /*scales*/,
+                              int64_t first_row) {
+    const int64_t stride = pages.stride(2);
+    const T* row = pages.As<T>() + first_row * stride;
+    for (; i < end; ++i, row += stride) rows[i] = row;
   }
   MOED_ALWAYS_INLINE void Copy(int from, int to) { rows[to] = rows[from]; }
+  // Elements of one position; an element of kLanes positions from `position` on.
   MOED_ALWAYS_INLINE VecF32 Scaled(int /*position*/, VecF32 value) const { return value; }
+  MOED_ALWAYS_INLINE VecF32 ScaledColumn(int /*position*/, VecF32 value) const { return value; }
 };
 template <>
 struct CacheRows<int8_t> {
   const int8_t* rows[kTilePositions];
   float scales[kTilePositions];
 
-  MOED_ALWAYS_INLINE void Set(int i, const TensorView& pages, const TensorView& page_scales, int64_t row) {
-    rows[i] = pages.As<int8_t>() + row * pages.stride(2);
-    scales[i] = page_scales.As<float>()[row];
+  MOED_ALWAYS_INLINE void Set(int i, int end, const TensorView& pages, const TensorView& page_scales,
+                              int64_t first_row) {
+    const int64_t stride = pages.stride(2);
+    const int8_t* row = pages.As<int8_t>() + first_row * stride;
+    const float* scale = page_scales.As<float>() + first_row;
+    for (; i < end; ++i, row += stride) {
+      rows[i] = row;
+      scales[i] = *scale++;
+    }
   }
   MOED_ALWAYS_INLINE void Copy(int from, int to) {
     rows[to] = rows[from];
     scales[to] = scales[from];
   }
   MOED_ALWAYS_INLINE VecF32 Scaled(int position, VecF32 value) const { return value * scales[position]; }
+  MOED_ALWAYS_INLINE VecF32 ScaledColumn(int position, VecF32 value) const { return value * Load(scales + position); }
 };
+
+// Elements of a row that lie in 32 bits, where these can be taken apart without leaving their lane; else 1.
+template <typename T>
+constexpr int kPackedElements = 1;
+template <>
+constexpr int kPackedElements<BFloat16> = 2;
+template <>
+constexpr int kPackedElements<int8_t> = 4;
+
+// Element `i` of each lane's 32 bits as a float.
+template <typename T>
+MOED_ALWAYS_INLINE VecF32 Unpack(VecF32 lanes, int i) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const VecU32 bits = reinterpret_cast<VecU32>(lanes);
+    return reinterpret_cast<VecF32>(i == 0 ? bits << 16 : bits & 0xffff0000u);
+  } else {
+    return __builtin_convertvector((reinterpret_cast<VecI32>(lanes) << (24 - 8 * i)) >> 24, VecF32);
+  }
+}
+
+// A square of rows[position .. + kLanes][d .. + kLanes * kPackedElements] on its way into `keys`: one turn takes all
+// elements that share 32 bits.
+template <typename T>
+MOED_ALWAYS_INLINE void PackKeySquare(const CacheRows<T>& from, int position, int64_t d, float* keys) {
+  constexpr int kElements = kPackedElements<T>;
+  VecF32 square[kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    if constexpr (kElements == 1) {
+      square[i] = Load(from.rows[position + i] + d);
+    } else {
+      square[i] = LoadBits<VecF32>(from.rows[position + i] + d);
+    }
+  }
+  Transpose(square);
+  for (int i = 0; i < kLanes; ++i) {
+#pragma GCC unroll 4
+    for (int e = 0; e < kElements; ++e) {
+      VecF32 key = square[i];
+      if constexpr (kElements > 1) key = Unpack<T>(key, e);
+      Store(keys + (d + i * kElements + e) * kTilePositions + position, from.ScaledColumn(position, key));
+    }
+  }
+}
 
 // Keys of one tile: rows[position] to keys[d][position], in float. Positions outside `range` get any numbers. Meanwhile
 // the rows of the next tile, which lie anywhere in memory, are asked for.
@@ -93,32 +151,38 @@ template <typename T>
 void PackKeys(const CacheRows<T>& from, TileRange range, int64_t head_dim, const T* const* next_rows, float* keys) {
   const T* const* const rows = from.rows;
   constexpr int64_t kLineElements = 64 / static_cast<int64_t>(sizeof(T));
+  constexpr int64_t kSquare = kLanes * kPackedElements<T>;
   for (int position = range.begin / kLanes * kLanes; position < range.end; position += kLanes) {
-    for (int64_t d = 0; d < head_dim; d += kLanes) {
-      if (d % kLineElements == 0) {
-        for (int i = 0; i < kLanes; ++i) PrefetchL2(next_rows[position + i] + d);
-      }
+    for (int64_t d = 0; d < head_dim; d += kLineElements) {
+      for (int i = 0; i < kLanes; ++i) PrefetchL2(next_rows[position + i] + d);
+    }
+    int64_t d = 0;
+    for (; d + kSquare <= head_dim; d += kSquare) PackKeySquare(from, position, d, keys);
+    for (; d < head_dim; d += kLanes) {
       const int64_t n = head_dim - d < kLanes ? head_dim - d : kLanes;
       VecF32 square[kLanes];
-      if (n == kLanes) {
-        for (int i = 0; i < kLanes; ++i) square[i] = Load(rows[position + i] + d);
-      } else {
-        for (int i = 0; i < kLanes; ++i) square[i] = LoadFirst(rows[position + i] + d, n);
-      }
-      for (int i = 0; i < kLanes; ++i) square[i] = from.Scaled(position + i, square[i]);
+      for (int i = 0; i < kLanes; ++i) square[i] = LoadFirst(rows[position + i] + d, n);
       Transpose(square);
-      for (int i = 0; i < n; ++i) Store(keys + (d + i) * kTilePositions + position, square[i]);
+      for (int i = 0; i < n; ++i) {
+        Store(keys + (d + i) * kTilePositions + position, from.ScaledColumn(position, square[i]));
+      }
     }
+  }
+}
+
+// Asks for a tile's rows.
+template <typename T>
+MOED_ALWAYS_INLINE void PrefetchRows(const T* const* rows, TileRange range, int64_t head_dim) {
+  constexpr int64_t kLineElements = 64 / static_cast<int64_t>(sizeof(T));
+  for (int position = range.begin; position < range.end; ++position) {
+    for (int64_t d = 0; d < head_dim; d += kLineElements) PrefetchL2(rows[position] + d);
   }
 }
 
 // Values of one tile: rows[position] to values[position][padded_dim], in float, with zeros after head_dim.
 template <typename T>
-void PackValues(const CacheRows<T>& from, TileRange range, int64_t head_dim, int64_t padded_dim,
-                const T* const* next_rows, float* values) {
-  constexpr int64_t kLineElements = 64 / static_cast<int64_t>(sizeof(T));
+void PackValues(const CacheRows<T>& from, TileRange range, int64_t head_dim, int64_t padded_dim, float* values) {
   for (int position = range.begin; position < range.end; ++position) {
-    for (int64_t d = 0; d < head_dim; d += kLineElements) PrefetchL2(next_rows[position] + d);
     const T* row = from.rows[position];
     float* out = values + position * padded_dim;
     int64_t d = 0;
@@ -227,34 +291,48 @@ template <int R>
 
 // ---------------------------------------------------------------------------------------------------------- values
 
-template <int R, int V>
-MOED_ALWAYS_INLINE void AddValuesVecs(const float* weights, const float* values, TileRange range, int64_t padded_dim,
-                                      float* acc) {
+// Where AddValues finds the values of a tile: packed, or in the cache itself, which is quicker for a few rows.
+struct PackedValues {
+  const float* values;  // [kTilePositions, padded_dim]
+  int64_t padded_dim;
+  MOED_ALWAYS_INLINE VecF32 At(int position, int64_t d) const { return Load(values + position * padded_dim + d); }
+};
+template <typename T>
+struct CachedValues {
+  const CacheRows<T>& rows;  // of whole vectors
+  MOED_ALWAYS_INLINE VecF32 At(int position, int64_t d) const {
+    return rows.Scaled(position, Load(rows.rows[position] + d));
+  }
+};
+
+template <int R, int V, typename Values>
+MOED_ALWAYS_INLINE void AddValuesVecs(const float* weights, const Values& values, int64_t d, TileRange range,
+                                      int64_t padded_dim, float* acc) {
   VecF32 sums[R][V];
   for (int r = 0; r < R; ++r) {
-    for (int j = 0; j < V; ++j) sums[r][j] = Load(acc + r * padded_dim + j * kLanes);
+    for (int j = 0; j < V; ++j) sums[r][j] = Load(acc + r * padded_dim + d + j * kLanes);
   }
   for (int position = range.begin; position < range.end; ++position) {
     VecF32 value[V];
-    for (int j = 0; j < V; ++j) value[j] = Load(values + position * padded_dim + j * kLanes);
+    for (int j = 0; j < V; ++j) value[j] = values.At(position, d + j * kLanes);
     for (int r = 0; r < R; ++r) {
       const VecF32 weight = Set(weights[r * kTilePositions + position]);
       for (int j = 0; j < V; ++j) sums[r][j] = MulAdd(weight, value[j], sums[r][j]);
     }
   }
   for (int r = 0; r < R; ++r) {
-    for (int j = 0; j < V; ++j) Store(acc + r * padded_dim + j * kLanes, sums[r][j]);
+    for (int j = 0; j < V; ++j) Store(acc + r * padded_dim + d + j * kLanes, sums[r][j]);
   }
 }
 
 // acc[r] += sum over the positions in `range` of weights[r][position] * values[position], for R rows.
-template <int R>
-void AddValues(const float* weights, const float* values, TileRange range, int64_t padded_dim, float* acc) {
+template <int R, typename Values>
+void AddValues(const float* weights, const Values& values, TileRange range, int64_t padded_dim, float* acc) {
   int64_t d = 0;
   for (; d + kTileVecs * kLanes <= padded_dim; d += kTileVecs * kLanes) {
-    AddValuesVecs<R, kTileVecs>(weights, values + d, range, padded_dim, acc + d);
+    AddValuesVecs<R, kTileVecs>(weights, values, d, range, padded_dim, acc);
   }
-  for (; d < padded_dim; d += kLanes) AddValuesVecs<R, 1>(weights, values + d, range, padded_dim, acc + d);
+  for (; d < padded_dim; d += kLanes) AddValuesVecs<R, 1>(weights, values, d, range, padded_dim, acc);
 }
 
 // --------------------------------------------------------------------------------------------------------- results

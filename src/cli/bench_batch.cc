@@ -1,4 +1,4 @@
-// moed bench: how fast a model runs here, as fractions of what the machine has to give.
+// moed bench batch: how fast a model runs here, as fractions of what the machine has to give.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
