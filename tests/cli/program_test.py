@@ -69,6 +69,12 @@ class HelpTest(unittest.TestCase):
             self.assertIn("Example", text)
             self.assertIn(f"moed {command}", text)
 
+    def test_every_bench_explains_itself(self):
+        for command in ["batch", "serve"]:
+            text = run("bench", command, "--help").stdout
+            self.assertIn("Example", text)
+            self.assertIn(f"moed bench {command}", text)
+
     def test_defaults_are_shown(self):
         self.assertRegex(run("serve", "--help").stdout, r"--port INT=50051")
 
@@ -196,6 +202,29 @@ class LocalTest(unittest.TestCase):
             config.write(printed)
             config.flush()
             self.assertEqual(run("serve", "--config", config.name, "--print-config").stdout, printed)
+
+
+class BenchServeTest(unittest.TestCase):
+    def test_every_request_is_accounted_for(self):
+        with server() as (_, address):
+            for rate in ["0", "200"]:
+                report = json.loads(run("bench", "serve", "--server", address, "--clients", "3", "--requests", "7",
+                                        "--prompt", "16", "--generate", "5", "--rate", rate, "--json").stdout)
+                self.assertEqual((report["completed"], report["failed"]), (7, {}))
+                self.assertAlmostEqual(report["output_tokens_per_s"] * report["seconds"], 7 * 5)
+                first, whole = report["time_to_first_token"], report["response_time"]
+                self.assertTrue(0 < first["p50_ms"] <= first["p99_ms"] <= whole["p99_ms"])
+            text = run("bench", "serve", "--server", address, "--requests", "1", "--generate", "2").stdout
+            self.assertIn("1 requests completed", text)
+
+    def test_what_cannot_be_measured_is_told(self):
+        with server() as (_, address):
+            done = run("bench", "serve", "--server", address, "--prompt", "100000", code=1)
+            self.assertIn("prompt and generate are 100000 and 64; the model's context holds", done.stderr)
+            done = run("bench", "serve", "--server", address, "--model", "other", code=1)
+            self.assertIn('no model "other"; it has demo', done.stderr)
+        done = run("bench", "serve", "--server", address, code=1)
+        self.assertIn(f"no answer from {address}", done.stderr)
 
 
 class ServerTest(unittest.TestCase):
