@@ -17,7 +17,7 @@ StopSignals::StopSignals(std::function<void(int)> on_signal) : on_signal_(std::m
   sigemptyset(&stop);
   sigaddset(&stop, SIGTERM);
   sigaddset(&stop, SIGINT);
-  MOED_CHECK(pthread_sigmask(SIG_BLOCK, &stop, &before_) == 0);
+  MOED_CHECK(pthread_sigmask(SIG_BLOCK, &stop, nullptr) == 0);
   signals_ = signalfd(-1, &stop, SFD_CLOEXEC);
   quit_ = eventfd(0, EFD_CLOEXEC);
   MOED_CHECK(signals_ >= 0 && quit_ >= 0, "no descriptors for signals: {}", errno);
@@ -29,7 +29,6 @@ StopSignals::~StopSignals() {
   thread_.join();
   close(signals_);
   close(quit_);
-  pthread_sigmask(SIG_SETMASK, &before_, nullptr);
 }
 
 void StopSignals::Run() {

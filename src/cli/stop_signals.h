@@ -9,7 +9,8 @@
 namespace moed {
 
 // Make it before any other thread starts: it blocks the signals for those to come, and takes them in a thread of its
-// own, where anything may be done, unlike in a signal handler. At the end the signals are as before.
+// own, where anything may be done, unlike in a signal handler. They stay blocked at the end, when the program is about
+// to: one that comes late must not turn an orderly end into a death by signal.
 class StopSignals {
  public:
   // `on_signal` gets the number of signals so far: 1, 2, …
@@ -20,7 +21,6 @@ class StopSignals {
   void Run();
 
   const std::function<void(int)> on_signal_;
-  sigset_t before_;
   int signals_ = -1;  // signalfd
   int quit_ = -1;     // eventfd
   std::thread thread_;
