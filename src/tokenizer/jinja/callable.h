@@ -34,7 +34,7 @@ class Parameters {
 
   bool Has(size_t index) const { return values_[index].has_value(); }
   const Value& operator[](size_t index) const { return *values_[index]; }
-  Value Get(size_t index, Value fallback) const { return Has(index) ? *values_[index] : std::move(fallback); }
+  Value Get(size_t index, const Value& fallback) const { return Has(index) ? *values_[index] : fallback; }
   bool Truth(size_t index, bool fallback) const { return Has(index) ? Truthy(*values_[index]) : fallback; }
   // Has a value that is not none.
   bool Given(size_t index) const { return Has(index) && !values_[index]->IsNone(); }
