@@ -27,9 +27,9 @@ double ReadBandwidth(const ExecContext& ctx, const void* memory, size_t bytes);
 // Of the context's GPU, the best of a few samples. RESOURCE_EXHAUSTED where it has no gigabyte free.
 // Bytes a second of a copy from its memory to its memory, read and written ones counted.
 absl::StatusOr<double> CudaCopyBandwidth(const ExecContext& ctx);
-// Operations a second of cuBLAS in a large product of bf16 matrices with fp32 sums. NOT_FOUND where the machine has no
-// cuBLAS.
-absl::StatusOr<double> CublasOperations(const ExecContext& ctx);
+// Operations a second of cuBLAS in a large product: of bf16 matrices with fp32 sums, or for weights of int8 of 8-bit
+// integers with 32-bit sums. NOT_FOUND where the machine has no cuBLAS.
+absl::StatusOr<double> CublasOperations(const ExecContext& ctx, WeightFormat format = WeightFormat::BF16());
 
 }  // namespace moed::kernels
 

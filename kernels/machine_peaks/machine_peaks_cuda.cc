@@ -57,12 +57,26 @@ struct Cublas {
   }
 };
 
-// `count` random bf16 numbers in [1, 2): zeros would take less power, and so flatter the clock.
-absl::StatusOr<Buffer> RandomMatrix(int64_t count, Device device) {
-  MOED_ASSIGN_OR_RETURN(Buffer host, Buffer::Allocate(count * sizeof(uint16_t)));
+// What cuBLAS is told of a product: constants of cublas_api.h and library_types.h.
+struct ProductTypes {
+  int input, output, compute;
+  size_t input_bytes, output_bytes;
+};
+constexpr ProductTypes kBf16Product = {.input = 14, .output = 14, .compute = 68, .input_bytes = 2, .output_bytes = 2};
+constexpr ProductTypes kInt8Product = {.input = 3, .output = 10, .compute = 72, .input_bytes = 1, .output_bytes = 4};
+
+// `count` random numbers, integers of all values or bf16 in [1, 2): zeros would take less power, and so flatter the
+// clock.
+absl::StatusOr<Buffer> RandomMatrix(int64_t count, const ProductTypes& types, Device device) {
+  MOED_ASSIGN_OR_RETURN(Buffer host, Buffer::Allocate(count * types.input_bytes));
   std::mt19937 random(1);
-  auto* const values = static_cast<uint16_t*>(host.data());
-  for (int64_t i = 0; i < count; ++i) values[i] = static_cast<uint16_t>(0x3f80 | (random() & 0x7f));
+  if (types.input_bytes == 1) {
+    auto* const values = static_cast<int8_t*>(host.data());
+    for (int64_t i = 0; i < count; ++i) values[i] = static_cast<int8_t>(random());
+  } else {
+    auto* const values = static_cast<uint16_t*>(host.data());
+    for (int64_t i = 0; i < count; ++i) values[i] = static_cast<uint16_t>(0x3f80 | (random() & 0x7f));
+  }
   return Buffer::MoveTo(std::move(host), device);
 }
 
@@ -79,22 +93,27 @@ absl::StatusOr<double> CudaCopyBandwidth(const ExecContext& ctx) {
   return 2.0 * kBytes * kCopies / seconds;
 }
 
-absl::StatusOr<double> CublasOperations(const ExecContext& ctx) {
+absl::StatusOr<double> CublasOperations(const ExecContext& ctx, WeightFormat format) {
   constexpr int kSize = 8192, kProducts = 4;
-  // Of cublas_api.h and library_types.h.
-  constexpr int kTransposed = 1, kPlain = 0, kBf16 = 14, kCompute32F = 68, kDefaultAlgorithm = -1;
+  constexpr int kTransposed = 1, kPlain = 0, kDefaultAlgorithm = -1;
+  const ProductTypes& types = format.is_integer() ? kInt8Product : kBf16Product;
   MOED_ASSIGN_OR_RETURN(const Cublas cublas, Cublas::Open());
-  MOED_ASSIGN_OR_RETURN(const Buffer a, RandomMatrix(int64_t{kSize} * kSize, ctx.device));
-  MOED_ASSIGN_OR_RETURN(const Buffer b, RandomMatrix(int64_t{kSize} * kSize, ctx.device));
-  MOED_ASSIGN_OR_RETURN(const Buffer c, Buffer::Allocate(a.size(), ctx.device));
+  constexpr int64_t kCount = int64_t{kSize} * kSize;
+  MOED_ASSIGN_OR_RETURN(const Buffer a, RandomMatrix(kCount, types, ctx.device));
+  MOED_ASSIGN_OR_RETURN(const Buffer b, RandomMatrix(kCount, types, ctx.device));
+  MOED_ASSIGN_OR_RETURN(const Buffer c, Buffer::Allocate(kCount * types.output_bytes, ctx.device));
   Cublas::Handle handle = nullptr;
   if (cublas.create(&handle) != 0) return Internal("cuBLAS does not start");
   int failed = cublas.set_stream(handle, ctx.stream->handle());
-  const float one = 1.0f, zero = 0.0f;
+  const float one_float = 1.0f, zero_float = 0.0f;
+  const int32_t one_int = 1, zero_int = 0;
+  const void* const one = format.is_integer() ? static_cast<const void*>(&one_int) : &one_float;
+  const void* const zero = format.is_integer() ? static_cast<const void*>(&zero_int) : &zero_float;
   const auto seconds = ShortestSeconds(ctx.stream, [&] {
     for (int i = 0; i < kProducts; ++i) {
-      failed |= cublas.gemm_ex(handle, kTransposed, kPlain, kSize, kSize, kSize, &one, a.data(), kBf16, kSize, b.data(),
-                               kBf16, kSize, &zero, c.data(), kBf16, kSize, kCompute32F, kDefaultAlgorithm);
+      failed |=
+          cublas.gemm_ex(handle, kTransposed, kPlain, kSize, kSize, kSize, one, a.data(), types.input, kSize, b.data(),
+                         types.input, kSize, zero, c.data(), types.output, kSize, types.compute, kDefaultAlgorithm);
     }
   });
   cublas.destroy(handle);

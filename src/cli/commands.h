@@ -31,6 +31,7 @@ Command AddPerplexityCommand(CLI::App* app);
 Command AddQuantizeCommand(CLI::App* app);
 // Below `moed bench`.
 Command AddBenchBatchCommand(CLI::App* bench);
+Command AddBenchKernelsCommand(CLI::App* bench);
 Command AddBenchServeCommand(CLI::App* bench);
 
 }  // namespace moed

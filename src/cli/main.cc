@@ -20,10 +20,10 @@ int main(int argc, char** argv) {
   CLI::App* const bench = app.add_subcommand("bench", "How fast a model runs here");
   bench->require_subcommand(1);
   const std::array commands = {
-      moed::AddServeCommand(&app),       moed::AddGenerateCommand(&app),    moed::AddChatCommand(&app),
-      moed::AddTokenizeCommand(&app),    moed::AddLogitsCommand(&app),      moed::AddInspectCommand(&app),
-      moed::AddPerplexityCommand(&app),  moed::AddDevicesCommand(&app),     moed::AddQuantizeCommand(&app),
-      moed::AddBenchBatchCommand(bench), moed::AddBenchServeCommand(bench),
+      moed::AddServeCommand(&app),       moed::AddGenerateCommand(&app),      moed::AddChatCommand(&app),
+      moed::AddTokenizeCommand(&app),    moed::AddLogitsCommand(&app),        moed::AddInspectCommand(&app),
+      moed::AddPerplexityCommand(&app),  moed::AddDevicesCommand(&app),       moed::AddQuantizeCommand(&app),
+      moed::AddBenchBatchCommand(bench), moed::AddBenchKernelsCommand(bench), moed::AddBenchServeCommand(bench),
   };
   CLI11_PARSE(app, argc, argv);
   for (const moed::Command& command : commands) {
