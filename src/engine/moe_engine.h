@@ -52,7 +52,7 @@ struct MoeEngineOptions {
   // the driver takes and for steps that are larger than foreseen. (--gpu-memory-utilization)
   double gpu_memory_utilization = 0.9;
   // On a GPU every kernel of a step is launched by itself: no CUDA graphs, which decode steps are recorded as
-  // otherwise. Takes less memory and shows which kernel failed.
+  // otherwise. Takes less memory and shows which kernel failed. (--enforce-eager)
   bool enforce_eager = false;
   // Positions of a sequence at most; 0: what the model was trained for. (--max-model-len)
   int32_t max_model_len = 0;

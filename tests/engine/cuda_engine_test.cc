@@ -253,6 +253,27 @@ TEST_F(CudaEngineTest, GraphsGiveTheSameAsLaunches) {
   }
 }
 
+TEST_F(CudaEngineTest, WhereNothingCanBeRecordedKernelsAreLaunched) {
+  std::map<SequenceId, test::Served> expected;
+  {
+    MoeEngineOptions options = Options();
+    options.enforce_eager = true;
+    const auto eager = Load(options);
+    ASSERT_NE(eager, nullptr);
+    expected = ServeSome(*eager);
+  }
+  // That it cannot shows when the first step is to be recorded, or at the load already.
+  for (const bool at_load : {false, true}) {
+    simt::GetMachine().can_capture = !at_load;
+    const auto engine = Load(Options());
+    ASSERT_NE(engine, nullptr);
+    simt::GetMachine().can_capture = false;
+    const int64_t graphs = simt::NumGraphLaunches();
+    EXPECT_EQ(ServeSome(*engine), expected);
+    EXPECT_EQ(simt::NumGraphLaunches(), graphs);
+  }
+}
+
 // Steps that have a graph: one token and one sampled row a sequence, in arrays of the graph's size.
 TEST(StepGraphsTest, KeysGoBySequencesAndContext) {
   const StepGraphs graphs(/*max_context=*/1000, /*vocab_size=*/100, /*block_size=*/16);
