@@ -14,7 +14,6 @@ namespace moed::kernels::MOED_ISA {
 
 constexpr int kPanel = PackedWeight::kPanel;
 constexpr int kPanelVectors = kPanel / kLanes;
-constexpr int64_t kCacheLine = 64;
 
 // The largest tile of floats. Its accumulators, a row of weights and one activation fill the registers: 32 of 16 lanes,
 // or 16.
