@@ -166,8 +166,8 @@ struct Table {
 }  // namespace micro_kernel
 
 // What TileProduct() is to prefetch for tile `tile` of num_tiles, when panel `next` (null: none) comes after this one:
-// the first few tiles share the next panel, so that their own loads do not wait behind it. A single tile asks for what
-// lies ahead of it (TileProduct), since the processor's own prefetching stops at the end of each page.
+// the first few tiles share the next panel, so that their own loads do not wait behind it. Other tiles ask for what
+// lies ahead of them (TileProduct), since the processor's own prefetching stops at the end of each page.
 MOED_ALWAYS_INLINE Prefetch PartToPrefetch(const char* next, const Panels& panels, int64_t tile, int64_t num_tiles) {
   constexpr int64_t kMaxParts = 8;
   const int64_t parts = num_tiles < kMaxParts ? num_tiles : kMaxParts;
