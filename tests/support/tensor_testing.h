@@ -29,6 +29,13 @@ namespace moed::test {
 
 // --------------------------------------------------------------------------------------------------------- tensors
 
+// Told of the pages of every tensor that is made while it is set, so that a GPU can be let into them.
+struct TensorPages {
+  void (*add)(void* pages, size_t bytes) = nullptr;
+  void (*remove)(void* pages) = nullptr;
+};
+inline TensorPages tensor_pages;
+
 // Owned zeros, right before a page that nobody may touch: a body that reads or writes past the end of a tensor stops
 // the test there. (An alignment of 64 bytes holds only where the tensor's size is a multiple of 64.)
 class TestTensor {
@@ -43,8 +50,10 @@ class TestTensor {
     MOED_CHECK(base_ != MAP_FAILED, "no memory for a test tensor of {} bytes", mapped_);
     MOED_CHECK(mprotect(base_ + usable, page, PROT_NONE) == 0);
     view_.data = base_ + usable - view_.num_bytes();
+    if (tensor_pages.add != nullptr) tensor_pages.add(base_, usable), remove_ = tensor_pages.remove;
   }
   ~TestTensor() {
+    if (remove_ != nullptr) remove_(base_);
     if (base_ != nullptr) munmap(base_, mapped_);
   }
   TestTensor(TestTensor&& other) noexcept { *this = std::move(other); }
@@ -52,6 +61,7 @@ class TestTensor {
     std::swap(view_, other.view_);
     std::swap(base_, other.base_);
     std::swap(mapped_, other.mapped_);
+    std::swap(remove_, other.remove_);
     return *this;
   }
 
@@ -66,6 +76,7 @@ class TestTensor {
   TensorView view_;
   char* base_ = nullptr;
   size_t mapped_ = 0;
+  void (*remove_)(void* pages) = nullptr;
 };
 
 // ------------------------------------------------------------------------------------------------ element by element

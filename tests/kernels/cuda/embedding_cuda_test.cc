@@ -1,14 +1,15 @@
 #include <gtest/gtest.h>
 
 #include "kernels/embedding/embedding.h"
-#include "tests/support/simt/simt_testing.h"
+#include "tests/support/cuda_body_testing.h"
 
 namespace moed::kernels {
 namespace {
 
 using test::TestTensor;
+using EmbeddingCudaTest = test::CudaBodyTest;
 
-TEST(EmbeddingCudaTest, EqualsReference) {
+TEST_F(EmbeddingCudaTest, EqualsReference) {
   const int64_t vocab = 19;
   test::Random random;
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
@@ -18,9 +19,10 @@ TEST(EmbeddingCudaTest, EqualsReference) {
         const TestTensor ids({num_tokens}, DType::kI32), expected({num_tokens, hidden});
         for (int64_t i = 0; i < num_tokens; ++i) ids.As<int32_t>()[i] = static_cast<int32_t>(random.Int(0, vocab - 1));
         reference::Embedding({.ids = ids, .table = table, .scale = 3.5f, .out = expected});
-        simt::ForEachThreadOrder([&](const ExecContext& ctx) {
+        test::ForEachThreadOrder([&](const ExecContext& ctx) {
           const TestTensor out({num_tokens, hidden});
           cuda::Embedding(ctx, {.ids = ids, .table = table, .scale = 3.5f, .out = out});
+          test::Await(ctx);
           EXPECT_TRUE(test::BitIdentical(out, expected)) << DTypeName(dtype) << " " << hidden;
         });
       }

@@ -4,7 +4,7 @@
 
 #include "kernels/gemm/reference_product.h"
 #include "tests/kernels/packed_weight_testing.h"
-#include "tests/support/simt/simt_testing.h"
+#include "tests/support/cuda_body_testing.h"
 
 namespace moed::kernels {
 namespace {
@@ -16,7 +16,7 @@ using test::NormalTensor;
 using test::Random;
 using test::TestTensor;
 
-class GemmCudaTest : public testing::TestWithParam<WeightFormat> {};
+class GemmCudaTest : public test::CudaBodyTest, public testing::WithParamInterface<WeightFormat> {};
 
 TestTensor Copy(const TensorView& from) {
   TestTensor copy({from.dim(0), from.dim(1)});
@@ -51,11 +51,12 @@ void ExpectMatchesReference(GemmArgs args, const TensorView& old_out, double rel
   ASSERT_EQ(Check(exact), absl::OkStatus());
   reference::Gemm(exact);
   const std::vector<double> magnitudes = Magnitudes(exact, old_out);
-  simt::ForEachThreadOrder(
+  test::ForEachThreadOrder(
       [&](const ExecContext& ctx) {
         const TestTensor out = Copy(old_out);
         args.out = out;
         cuda::Gemm(ctx, args);
+        test::Await(ctx);
         EXPECT_TRUE(test::AllWithin(out, expected, [&](int64_t i) { return relative * magnitudes[i] + 1e-44; }))
             << args.x.ToString() << " times [" << args.weight.n << ", " << args.weight.k << "] in "
             << args.weight.format.ToString() << (args.accumulate ? ", accumulating" : "");
@@ -121,11 +122,12 @@ TEST_P(GemmCudaTest, StridedRows) {
     const TensorView x = wide_x.view().Columns(4, 4 + k);
     const TestTensor expected({m, n}), rounded = AsOnTensorCores(x, GetParam());
     reference::Gemm({.x = rounded, .weight = weight[0], .bias = {}, .accumulate = false, .out = expected});
-    simt::ForEachThreadOrder([&](const ExecContext& ctx) {
+    test::ForEachThreadOrder([&](const ExecContext& ctx) {
       TestTensor wide_out({m, n + 6});
       test::FillConstant(wide_out, 42);
       const TensorView out = wide_out.view().Columns(3, 3 + n);
       cuda::Gemm(ctx, {.x = x, .weight = weight[0], .bias = {}, .accumulate = false, .out = out});
+      test::Await(ctx);
       EXPECT_TRUE(test::AllClose(out, expected, 1e-5, 1e-5 * std::sqrt(k)));
       for (int64_t row = 0; row < m; ++row) {
         for (const int64_t column : {int64_t{0}, int64_t{2}, n + 3, n + 5}) {
@@ -142,18 +144,18 @@ TEST_P(GemmCudaTest, ResultsDoNotDependOnCompany) {
   const int64_t n = 70, k = 203;
   const Weights weight(random, 1, n, k, GetParam());
   const TestTensor x = NormalTensor(random, {90, k});
-  const test::TestContext context;
+  const test::CudaContext context;
   const auto multiply = [&](int64_t begin, int64_t end) {
     TestTensor out({end - begin, n});
     const TensorView rows = x.view().Rows(begin, end);
     cuda::Gemm(context, {.x = rows, .weight = weight[0], .bias = {}, .accumulate = false, .out = out});
+    test::Await(context);
     return out;
   };
   const TestTensor few = multiply(0, 20), many = multiply(0, 90);
   EXPECT_TRUE(test::BitIdentical(multiply(3, 4), few.view().Rows(3, 4)));
   EXPECT_TRUE(test::BitIdentical(multiply(11, 20), few.view().Rows(11, 20)));
   EXPECT_TRUE(test::BitIdentical(multiply(40, 90), many.view().Rows(40, 90)));
-  EXPECT_EQ(simt::TakeError(), "");
 }
 
 // Heads inside wider rows, read and written in place; each head is the product of its own rows alone.
@@ -171,14 +173,16 @@ TEST_P(GemmCudaTest, BatchedIsOneProductAHead) {
     args.weights = weights.data();
     args.out = wide.view().SplitLast(b.heads, b.n + 2).Columns(1, b.n + 1);
     ASSERT_EQ(Check(args), absl::OkStatus());
-    simt::ForEachThreadOrder(
+    test::ForEachThreadOrder(
         [&](const ExecContext& ctx) {
           test::FillConstant(wide, 42);
           cuda::BatchedGemm(ctx, args);
+          test::Await(ctx);
           for (int64_t head = 0; head < b.heads && b.m > 0; ++head) {
             const int64_t x_column = head * (b.k + 3) + 2, out_column = head * (b.n + 2);
             const TensorView x = rows.view().Columns(x_column, x_column + b.k);
             cuda::Gemm(ctx, {.x = x, .weight = weights[head], .bias = {}, .accumulate = false, .out = alone});
+            test::Await(ctx);
             EXPECT_TRUE(test::BitIdentical(wide.view().Columns(out_column + 1, out_column + b.n + 1), alone));
             EXPECT_EQ(wide.As<float>()[out_column], 42) << "written beside the output";
             EXPECT_EQ(wide.As<float>()[out_column + b.n + 1], 42) << "written beside the output";

@@ -4,12 +4,13 @@
 #include <numeric>
 
 #include "kernels/kv_write/kv_write.h"
-#include "tests/support/simt/simt_testing.h"
+#include "tests/support/cuda_body_testing.h"
 
 namespace moed::kernels {
 namespace {
 
 using test::TestTensor;
+using KvWriteCudaTest = test::CudaBodyTest;
 
 struct Pages {
   Pages(DType dtype, int64_t k_dim, int64_t v_dim)
@@ -19,7 +20,7 @@ struct Pages {
   TestTensor k, v, k_scales, v_scales;
 };
 
-TEST(KvWriteCudaTest, EqualsReferenceAndTouchesNothingElse) {
+TEST_F(KvWriteCudaTest, EqualsReferenceAndTouchesNothingElse) {
   const int64_t num_tokens = 20, k_dim = 40, v_dim = 33;
   test::Random random;
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kI8}) {
@@ -42,9 +43,10 @@ TEST(KvWriteCudaTest, EqualsReferenceAndTouchesNothingElse) {
     };
     const Pages expected(dtype, k_dim, v_dim);
     reference::KvWrite(args_for(expected));
-    simt::ForEachThreadOrder([&](const ExecContext& ctx) {
+    test::ForEachThreadOrder([&](const ExecContext& ctx) {
       const Pages pages(dtype, k_dim, v_dim);
       cuda::KvWrite(ctx, args_for(pages));
+      test::Await(ctx);
       EXPECT_TRUE(test::BitIdentical(pages.k, expected.k)) << DTypeName(dtype);
       EXPECT_TRUE(test::BitIdentical(pages.v, expected.v)) << DTypeName(dtype);
       EXPECT_TRUE(test::AllClose(pages.k_scales, expected.k_scales, 0, 0));

@@ -1,12 +1,13 @@
 #include <gtest/gtest.h>
 
 #include "kernels/layer_norm/layer_norm.h"
-#include "tests/support/simt/simt_testing.h"
+#include "tests/support/cuda_body_testing.h"
 
 namespace moed::kernels {
 namespace {
 
 using test::TestTensor;
+using LayerNormCudaTest = test::CudaBodyTest;
 
 TestTensor Copy(const TensorView& from) {
   TestTensor copy({from.dim(0), from.dim(1)});
@@ -15,7 +16,7 @@ TestTensor Copy(const TensorView& from) {
 }
 
 // Strided rows far from zero, with and without a residual, in place.
-TEST(LayerNormCudaTest, EqualsReference) {
+TEST_F(LayerNormCudaTest, EqualsReference) {
   test::Random random;
   for (const int64_t hidden : {1, 31, 256, 700}) {
     for (const int64_t num_tokens : {0, 1, 5}) {
@@ -32,11 +33,12 @@ TEST(LayerNormCudaTest, EqualsReference) {
         reference::LayerNorm(args);
         // Of numbers of up to about 10, from which the mean is taken off.
         const double tolerance = 20 * test::WorstSumTolerance(hidden);
-        simt::ForEachThreadOrder([&](const ExecContext& ctx) {
+        test::ForEachThreadOrder([&](const ExecContext& ctx) {
           const TestTensor residual = Copy(before), in_and_out = Copy(x);
           args.x = args.out = in_and_out;
           if (has_residual) args.residual = residual;
           cuda::LayerNorm(ctx, args);
+          test::Await(ctx);
           EXPECT_TRUE(test::AllClose(in_and_out, expected, tolerance, tolerance)) << num_tokens << " x " << hidden;
           if (!has_residual) return;
           EXPECT_TRUE(test::AllClose(residual, expected_residual, test::kFloatEpsilon, 1e-6));

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/kernels/moe_ffn_testing.h"
-#include "tests/support/simt/simt_testing.h"
+#include "tests/support/cuda_body_testing.h"
 
 namespace moed::kernels {
 namespace {
@@ -19,7 +19,7 @@ using test::NormalTensor;
 using test::Random;
 using test::TestTensor;
 
-class MoeFfnCudaTest : public testing::TestWithParam<Formats> {};
+class MoeFfnCudaTest : public test::CudaBodyTest, public testing::WithParamInterface<Formats> {};
 
 TestTensor Copy(const TensorView& from) {
   TestTensor copy({from.dim(0), from.dim(1)});
@@ -46,11 +46,12 @@ void ExpectMatchesReference(MoeFfnArgs args, const Shape& shape, double hidden_s
   if (args.down[0].format == WeightFormat::BF16()) {
     allowed += 32.0 / 512 / std::sqrt(3) * hidden_scale * std::sqrt(shape.top_k);
   }
-  simt::ForEachThreadOrder(
+  test::ForEachThreadOrder(
       [&](const ExecContext& ctx) {
         const TestTensor out = Copy(old_out);
         args.out = out;
         cuda::MoeFfn(ctx, args);
+        test::Await(ctx);
         EXPECT_TRUE(test::AllClose(out, expected, allowed, allowed))
             << fmt::format("{} tokens, hidden {}, intermediate {}, {} experts, top {}, {}", shape.num_tokens,
                            shape.hidden, shape.intermediate, shape.num_experts, shape.top_k,
@@ -124,8 +125,9 @@ TEST_P(MoeFfnCudaTest, ResultsDoNotDependOnCompany) {
   routing.AddTo(args);
   const TestTensor together({shape.num_tokens, shape.hidden});
   args.out = together;
-  const test::TestContext context;
+  const test::CudaContext context;
   cuda::MoeFfn(context, args);
+  test::Await(context);
   for (int64_t token = 0; token < shape.num_tokens; ++token) {
     const Routing alone_routing(args, token);
     const TestTensor alone({1, shape.hidden});
@@ -134,9 +136,9 @@ TEST_P(MoeFfnCudaTest, ResultsDoNotDependOnCompany) {
     alone_routing.AddTo(one);
     one.out = alone;
     cuda::MoeFfn(context, one);
+    test::Await(context);
     EXPECT_TRUE(test::BitIdentical(alone, together.view().Rows(token, token + 1))) << "token " << token;
   }
-  EXPECT_EQ(simt::TakeError(), "");
 }
 
 TEST_P(MoeFfnCudaTest, StridedRowsAndNoTokens) {
@@ -152,12 +154,14 @@ TEST_P(MoeFfnCudaTest, StridedRowsAndNoTokens) {
   routing.AddTo(args);
   args.x = packed_x;
   args.out = expected;
-  const test::TestContext context;
+  const test::CudaContext context;
   cuda::MoeFfn(context, args);
+  test::Await(context);
   TestTensor wide_out({shape.num_tokens, shape.hidden + 5});
   args.x = x;
   args.out = wide_out.view().Columns(1, 1 + shape.hidden);
   cuda::MoeFfn(context, args);
+  test::Await(context);
   EXPECT_TRUE(test::BitIdentical(args.out, expected));
   for (int64_t row = 0; row < shape.num_tokens; ++row) {
     EXPECT_EQ(GetElement(wide_out, row * (shape.hidden + 5)), 0);
@@ -170,7 +174,7 @@ TEST_P(MoeFfnCudaTest, StridedRowsAndNoTokens) {
   args.sorted_pairs = no_pairs;
   args.expert_offsets = offsets;
   cuda::MoeFfn(context, args);
-  EXPECT_EQ(simt::TakeError(), "");
+  test::Await(context);
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, MoeFfnCudaTest, testing::ValuesIn(kFormats),

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "tests/kernels/moe_gating_testing.h"
-#include "tests/support/simt/simt_testing.h"
+#include "tests/support/cuda_body_testing.h"
 
 namespace moed::kernels {
 namespace {
@@ -15,6 +15,7 @@ using gating_testing::Results;
 using test::NormalTensor;
 using test::Random;
 using test::TestTensor;
+using MoeGatingCudaTest = test::CudaBodyTest;
 
 // The same choice and order, and nearly the same weights: e^x of a few ulp, a sum of num_experts of them, divisions.
 void ExpectMatchesReference(MoeGatingArgs args, int num_random = 1) {
@@ -25,11 +26,12 @@ void ExpectMatchesReference(MoeGatingArgs args, int num_random = 1) {
   ASSERT_EQ(Check(args), absl::OkStatus());
   reference::MoeGating(args);
   const double relative = 8 * test::kFloatEpsilon + test::SumTolerance(num_experts) + test::SumTolerance(args.top_k);
-  simt::ForEachThreadOrder(
+  test::ForEachThreadOrder(
       [&](const ExecContext& ctx) {
         const Results results(num_tokens, num_experts, args.top_k);
         results.AddTo(args);
         cuda::MoeGating(ctx, args);
+        test::Await(ctx);
         EXPECT_TRUE(test::BitIdentical(results.expert_ids, expected.expert_ids));
         EXPECT_TRUE(test::BitIdentical(results.sorted_pairs, expected.sorted_pairs));
         EXPECT_TRUE(test::BitIdentical(results.expert_offsets, expected.expert_offsets));
@@ -38,7 +40,7 @@ void ExpectMatchesReference(MoeGatingArgs args, int num_random = 1) {
       num_random);
 }
 
-TEST(MoeGatingCudaTest, MatchesReference) {
+TEST_F(MoeGatingCudaTest, MatchesReference) {
   Random random;
   struct Row {
     int64_t num_tokens, num_experts;
@@ -65,7 +67,7 @@ TEST(MoeGatingCudaTest, MatchesReference) {
   }
 }
 
-TEST(MoeGatingCudaTest, CorrectionBiasAndGroups) {
+TEST_F(MoeGatingCudaTest, CorrectionBiasAndGroups) {
   Random random;
   struct Row {
     int64_t num_experts;
@@ -95,7 +97,7 @@ TEST(MoeGatingCudaTest, CorrectionBiasAndGroups) {
   }
 }
 
-TEST(MoeGatingCudaTest, SparseMixer) {
+TEST_F(MoeGatingCudaTest, SparseMixer) {
   Random random;
   for (int i = 0; i < 8; ++i) {
     const int64_t num_tokens = random.Int(1, 9), num_experts = random.Int(2, 70);
@@ -113,7 +115,7 @@ TEST(MoeGatingCudaTest, SparseMixer) {
   }
 }
 
-TEST(MoeGatingCudaTest, EdgeLogits) {
+TEST_F(MoeGatingCudaTest, EdgeLogits) {
   constexpr int64_t kExperts = 39;
   const TestTensor logits({8, kExperts});
   float* const rows = logits.As<float>();
@@ -145,7 +147,7 @@ TEST(MoeGatingCudaTest, EdgeLogits) {
 }
 
 // All pairs with one expert, in one block and sorted apart.
-TEST(MoeGatingCudaTest, SkewedLoads) {
+TEST_F(MoeGatingCudaTest, SkewedLoads) {
   for (const int64_t num_tokens : {50, 300}) {
     const TestTensor logits({num_tokens, 9});
     for (int64_t token = 0; token < num_tokens; ++token) logits.As<float>()[token * 9 + 4] = 10;

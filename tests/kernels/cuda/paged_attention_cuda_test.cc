@@ -2,7 +2,7 @@
 
 #include "kernels/paged_attention/paged_attention.h"
 #include "tests/kernels/paged_attention_testing.h"
-#include "tests/support/simt/simt_testing.h"
+#include "tests/support/cuda_body_testing.h"
 
 namespace moed::kernels {
 namespace {
@@ -13,7 +13,8 @@ using attention_testing::Shape;
 using attention_testing::Tolerance;
 using test::TestTensor;
 
-class PagedAttentionCudaTest : public testing::TestWithParam<Shape> {};
+class PagedAttentionCudaTest : public test::CudaBodyTest, public testing::WithParamInterface<Shape> {};
+using PagedAttentionCudaCompanyTest = test::CudaBodyTest;
 
 // Prefill, a later chunk and decodes together, alone and with partial results.
 TEST_P(PagedAttentionCudaTest, EqualsReference) {
@@ -22,10 +23,12 @@ TEST_P(PagedAttentionCudaTest, EqualsReference) {
   const Cache cache(random, shape, {5, 1, 300, 131});
   const std::vector<Chunk> chunks = {{0, 5, 5}, {1, 1, 1}, {2, 1, 300}, {3, 3, 131}};
   const auto expected = cache.Step(chunks, [](const PagedAttentionArgs& args) { reference::PagedAttention(args); });
-  simt::ForEachThreadOrder(
+  test::ForEachThreadOrder(
       [&](const ExecContext& ctx) {
-        const auto results =
-            cache.Step(chunks, [&](const PagedAttentionArgs& args) { cuda::PagedAttention(ctx, args); });
+        const auto results = cache.Step(chunks, [&](const PagedAttentionArgs& args) {
+          cuda::PagedAttention(ctx, args);
+          test::Await(ctx);
+        });
         for (size_t i = 0; i < chunks.size(); ++i) {
           const double tolerance = Tolerance(shape, chunks[i].context);
           EXPECT_TRUE(test::AllClose(results[i], expected[i], 0, tolerance)) << "chunk " << i;
@@ -42,16 +45,18 @@ INSTANTIATE_TEST_SUITE_P(
                     Shape{6, 1, 40, 24, 16, DType::kI8, 50, false, true}));
 
 // The same to the bit with and without partial results, in a chunk and alone.
-TEST(PagedAttentionCudaCompanyTest, IgnoresChunksAndCompany) {
+TEST_F(PagedAttentionCudaCompanyTest, IgnoresChunksAndCompany) {
   const Shape shape = {4, 4, 16, 16, 16};
   test::Random random;
   const Cache cache(random, shape, {280, 140});
-  const test::TestContext context;
-  const auto op = [&](const PagedAttentionArgs& args) { cuda::PagedAttention(context, args); };
+  const test::CudaContext context;
+  const auto op = [&](const PagedAttentionArgs& args) {
+    cuda::PagedAttention(context, args);
+    test::Await(context);
+  };
   const auto alone = cache.Step({{0, 1, 280}}, op);
   // 140 tokens x 4 KV heads are enough blocks to do without partial results.
   const auto together = cache.Step({{1, 140, 140}, {0, 3, 280}}, op);
-  EXPECT_EQ(simt::TakeError(), "");
   EXPECT_TRUE(test::BitIdentical(together[1].view().Rows(2, 3), alone[0]));
 }
 

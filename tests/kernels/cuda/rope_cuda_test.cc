@@ -1,15 +1,16 @@
 #include <gtest/gtest.h>
 
 #include "kernels/rope/rope.h"
-#include "tests/support/simt/simt_testing.h"
+#include "tests/support/cuda_body_testing.h"
 
 namespace moed::kernels {
 namespace {
 
 using test::TestTensor;
+using RopeCudaTest = test::CudaBodyTest;
 
 // Query and key heads inside fused rows, as a model has them.
-TEST(RopeCudaTest, EqualsReference) {
+TEST_F(RopeCudaTest, EqualsReference) {
   const int64_t num_tokens = 5, num_heads = 3, num_kv_heads = 2, max_positions = 40;
   test::Random random;
   for (const auto& [head_dim, rotary_dim] : {std::pair<int64_t, int64_t>(64, 64), {50, 22}, {6, 0}}) {
@@ -34,11 +35,15 @@ TEST(RopeCudaTest, EqualsReference) {
         return rows;
       };
       const TestTensor expected = rotate([](const RopeArgs& args) { reference::Rope(args); });
-      simt::ForEachThreadOrder([&](const ExecContext& ctx) {
-        const TestTensor rows = rotate([&](const RopeArgs& args) { cuda::Rope(ctx, args); });
+      test::ForEachThreadOrder([&](const ExecContext& ctx) {
+        const auto op = [&](const RopeArgs& args) {
+          cuda::Rope(ctx, args);
+          test::Await(ctx);
+        };
+        const TestTensor rows = rotate(op);
         // Two products and a sum of normal values, here with normal "cosines" too.
         EXPECT_TRUE(test::AllClose(rows, expected, 0, 2 * test::kFloatEpsilon * 32)) << head_dim << " " << interleaved;
-        const TestTensor others = rotate([&](const RopeArgs& args) { cuda::Rope(ctx, args); }, q_out);
+        const TestTensor others = rotate(op, q_out);
         EXPECT_TRUE(test::BitIdentical(q_out, rows.view().Columns(0, q_width).SplitLast(num_heads, head_dim)));
         EXPECT_TRUE(test::BitIdentical(others.view().Columns(q_width, q_width + k_width),
                                        rows.view().Columns(q_width, q_width + k_width)));

@@ -6,12 +6,13 @@
 #include <vector>
 
 #include "kernels/sampling/sample_rows.h"
-#include "tests/support/simt/simt_testing.h"
+#include "tests/support/cuda_body_testing.h"
 
 namespace moed::kernels {
 namespace {
 
 using test::TestTensor;
+using SamplingCudaTest = test::CudaBodyTest;
 
 // Rows of one vocabulary and how each is to be sampled.
 struct Rows {
@@ -31,14 +32,24 @@ struct Result {
         tokens({rows.size()}, DType::kI32),
         token_logprobs({rows.size()}),
         top_ids({rows.size(), rows.top}, DType::kI32),
-        top_logprobs({rows.size(), rows.top}) {
+        top_logprobs({rows.size(), rows.top}),
+        how(Copy(rows.how)),
+        adjustments(Copy(rows.adjustments)) {
     std::copy_n(rows.logits.As<float>(), logits.view().num_elements(), logits.As<float>());
+  }
+
+  // In memory that bodies reach.
+  template <typename T>
+  static TestTensor Copy(const std::vector<T>& values) {
+    TestTensor copy({static_cast<int64_t>(values.size() * sizeof(T))}, DType::kU8);
+    std::copy(values.begin(), values.end(), copy.As<T>());
+    return copy;
   }
 
   SampleRowsArgs Args(const Rows& rows) const {
     return {.logits = logits,
-            .rows = rows.how.data(),
-            .adjustments = rows.adjustments.data(),
+            .rows = how.As<SamplingRow>(),
+            .adjustments = adjustments.As<LogitAdjustment>(),
             .num_adjustments = std::ssize(rows.adjustments),
             .tokens = tokens,
             .token_logprobs = token_logprobs,
@@ -48,7 +59,7 @@ struct Result {
 
   int32_t Token(int64_t row) const { return tokens.As<int32_t>()[row]; }
 
-  TestTensor logits, tokens, token_logprobs, top_ids, top_logprobs;
+  TestTensor logits, tokens, token_logprobs, top_ids, top_logprobs, how, adjustments;
 };
 
 // Whether the reference draws the same token a little to either side of what `how` draws: elsewhere the rounding of
@@ -96,10 +107,11 @@ int ExpectReference(const Rows& rows) {
     cpu::SampleRows(ctx, actual.Args(rows));
     expect_equal(actual);
   }
-  simt::ForEachThreadOrder(
+  test::ForEachThreadOrder(
       [&](const ExecContext& ctx) {
         const Result actual(rows);
         cuda::SampleRows(ctx, actual.Args(rows));
+        test::Await(ctx);
         expect_equal(actual);
       },
       /*num_random=*/1);
@@ -133,7 +145,7 @@ void AddAdjustments(test::Random& random, int64_t r, int64_t vocab, Rows* rows) 
   how.num_adjustments = static_cast<int32_t>(rows->adjustments.size()) - how.first_adjustment;
 }
 
-TEST(SamplingCudaTest, EqualsReference) {
+TEST_F(SamplingCudaTest, EqualsReference) {
   test::Random random;
   int near_border = 0;
   for (const int64_t vocab : {1, 33, 1000, 4099}) {
@@ -151,7 +163,7 @@ TEST(SamplingCudaTest, EqualsReference) {
 }
 
 // Each way to choose by itself, over a range of draws that reaches both ends.
-TEST(SamplingCudaTest, EveryWayToChoose) {
+TEST_F(SamplingCudaTest, EveryWayToChoose) {
   test::Random random;
   constexpr int64_t kVocab = 300;
   for (const auto& [top_k, top_p, min_p] : {std::tuple{0, 1.0f, 0.0f},
@@ -173,7 +185,7 @@ TEST(SamplingCudaTest, EveryWayToChoose) {
 }
 
 // Few different values: many equal logits at every border.
-TEST(SamplingCudaTest, EqualLogitsGoByTheirIds) {
+TEST_F(SamplingCudaTest, EqualLogitsGoByTheirIds) {
   test::Random random;
   constexpr int64_t kVocab = 2500;
   Rows rows(6, kVocab, 32);
@@ -189,7 +201,7 @@ TEST(SamplingCudaTest, EqualLogitsGoByTheirIds) {
   EXPECT_LE(ExpectReference(rows), 4);
 }
 
-TEST(SamplingCudaTest, RowsThatAreNotFiniteAndRowsThatAreBarred) {
+TEST_F(SamplingCudaTest, RowsThatAreNotFiniteAndRowsThatAreBarred) {
   constexpr int64_t kVocab = 100;
   test::Random random;
   Rows rows(6, kVocab, 1);
@@ -207,7 +219,7 @@ TEST(SamplingCudaTest, RowsThatAreNotFiniteAndRowsThatAreBarred) {
 }
 
 // Numbers that are far apart, large and tiny: most weigh nothing.
-TEST(SamplingCudaTest, EdgeValues) {
+TEST_F(SamplingCudaTest, EdgeValues) {
   test::Random random;
   Rows rows(6, 600, 3);
   test::FillEdgeValues(rows.logits, random);
