@@ -82,6 +82,13 @@ __device__ __forceinline__ void MmaS8(int (&d)[4], const unsigned (&a)[4], const
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// 2 to the power of x, to about two units in the last place; subnormal results are zero.
+__device__ __forceinline__ float Exp2(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
 }  // namespace moed::kernels::ptx
 
 #endif  // __CUDACC__

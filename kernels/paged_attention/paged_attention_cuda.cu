@@ -1,9 +1,12 @@
-// Portable body: a block works on one token and up to kMaxGroup query heads of one KV head, split after split of the
-// positions. Few tokens over long contexts get a block a split, and a second kernel adds the partial results; the
-// arithmetic is the same either way, so that results do not depend on the batch.
+// Two bodies. Pages of bf16 and f16 with heads of common sizes go to the tensor cores (flash_attention_cuda.h). The one
+// in this file takes the rest: a block works on one token and up to kMaxGroup query heads of one KV head, split after
+// split of the positions. Few tokens over long contexts get a block a split, and a second kernel adds the partial
+// results; the arithmetic is the same either way, so that results do not depend on the batch.
+#include <algorithm>
 #include <type_traits>
 
-#include "kernels/common/cuda.h"
+#include "kernels/paged_attention/attention_state_cuda.h"
+#include "kernels/paged_attention/flash_attention_cuda.h"
 #include "kernels/paged_attention/paged_attention.h"
 
 namespace moed::kernels {
@@ -17,25 +20,6 @@ constexpr int kMaxGroup = 8;
 constexpr int kSplitPositions = 256;
 // From so many blocks on, cutting the positions too would only cost memory traffic.
 constexpr int64_t kEnoughBlocks = 512;
-
-template <typename T>
-struct AttentionParameters {
-  const float* q;  // [num_tokens, num_heads, k_head_dim], the first two dimensions strided
-  int64_t q_token_stride, q_head_stride;
-  const T* k_pages;  // [num_blocks, num_kv_heads, block_size, k_head_dim]
-  const T* v_pages;
-  int64_t v_row_stride;  // at least v_head_dim
-  // [num_blocks, num_kv_heads, block_size]: what a row of integers is multiplied by.
-  const float *k_scales, *v_scales;
-  const int32_t *query_starts, *context_lens, *block_starts, *block_ids;
-  int num_sequences, num_heads, num_kv_heads, k_head_dim, v_head_dim, block_size, window;
-  float scale;
-  const float* sinks;
-  float* out;
-  int64_t out_stride;
-  int splits_a_block, num_blocks_z;
-  float* partials;  // [num_tokens, num_heads, num_blocks_z, 2 + v_head_dim]: largest score, sum, weighted values
-};
 
 // What one token sees.
 struct TokenView {
@@ -61,33 +45,6 @@ __device__ __forceinline__ bool FindToken(const AttentionParameters<T>& p, int t
   view->end = p.context_lens[low] - (p.query_starts[low + 1] - 1 - token);
   view->first = p.window == 0 ? 0 : max(0, view->end - p.window);
   return true;
-}
-
-// Softmax state of a row: the largest score so far, the sum of weights relative to it.
-struct RowState {
-  float max, sum;
-};
-
-// The factors by which the old and the new weighted values count after `part` joined `state`.
-struct MergeFactors {
-  float old_values, new_values;
-};
-
-__device__ __forceinline__ MergeFactors FactorsOf(const RowState& state, const RowState& part) {
-  const float new_max = fmaxf(state.max, part.max);
-  return {state.max == -INFINITY ? 0.0f : expf(state.max - new_max), expf(part.max - new_max)};
-}
-
-__device__ __forceinline__ RowState Merged(const RowState& state, const RowState& part) {
-  const MergeFactors factors = FactorsOf(state, part);
-  return {fmaxf(state.max, part.max), fmaf(part.sum, factors.new_values, state.sum * factors.old_values)};
-}
-
-// Multiplies the weighted values to give the result; the sink, if there is one, takes its part of the softmax.
-__device__ __forceinline__ float FinalFactor(const RowState& state, const float* sinks, int head) {
-  if (sinks == nullptr) return 1.0f / state.sum;
-  const RowState with_sink = Merged(state, {sinks[head], 1.0f});
-  return expf(state.max - with_sink.max) / with_sink.sum;
 }
 
 // The block's shared memory. Dynamic, since head sizes are known at launch only.
@@ -189,8 +146,7 @@ __device__ __forceinline__ void AttendSplit(const AttentionParameters<T>& p, con
   const int thread = static_cast<int>(threadIdx.x);
   const int32_t* block_ids = p.block_ids + p.block_starts[view.sequence];
   for (int i = thread; i < count; i += kThreads) {
-    const int64_t block = block_ids[(begin + i) / p.block_size];
-    shared.rows[i] = (block * p.num_kv_heads + kv_head) * p.block_size + (begin + i) % p.block_size;
+    shared.rows[i] = p.RowOf(block_ids, kv_head, begin + i);
   }
   __syncthreads();
   ComputeScores<kGroup>(p, shared, count);
@@ -203,7 +159,7 @@ __device__ __forceinline__ void AttendSplit(const AttentionParameters<T>& p, con
   __syncthreads();
 }
 
-// Grid: token, (KV head, kGroup of its query heads), splits_a_block splits.
+// Grid: token, (KV head, kGroup of its query heads), parts of the positions.
 template <typename T, int kGroup>
 __global__ void __launch_bounds__(kThreads, kMinBlocks) AttendKernel(AttentionParameters<T> p) {
   MOED_DYNAMIC_SHARED(int64_t, memory);
@@ -229,8 +185,9 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks) AttendKernel(AttentionPa
   if (thread < kGroup) shared.state[thread] = {-INFINITY, 0.0f};
   __syncthreads();
 
-  const int first_split = static_cast<int>(blockIdx.z) * p.splits_a_block;
-  for (int split = first_split; split < first_split + p.splits_a_block; ++split) {
+  const int splits_a_block = p.split_positions / kSplitPositions;
+  const int first_split = static_cast<int>(blockIdx.z) * splits_a_block;
+  for (int split = first_split; split < first_split + splits_a_block; ++split) {
     const int begin = max(split * kSplitPositions, view.first);
     const int end = min((split + 1) * kSplitPositions, view.end);
     if (begin < end) AttendSplit<kGroup>(p, shared, view, kv_head, begin, end - begin);
@@ -245,8 +202,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks) AttendKernel(AttentionPa
           shared.values[i] * FinalFactor(shared.state[g], p.sinks, head);
       continue;
     }
-    float* partial = p.partials + ((static_cast<int64_t>(token) * p.num_heads + head) * p.num_blocks_z + blockIdx.z) *
-                                      (2 + p.v_head_dim);
+    float* partial = p.Partial(token, head, static_cast<int>(blockIdx.z));
     if (d == 0) {
       partial[0] = shared.state[g].max;
       partial[1] = shared.state[g].sum;
@@ -262,12 +218,11 @@ __global__ void __launch_bounds__(kThreads) CombineKernel(AttentionParameters<T>
   const int head = static_cast<int>(blockIdx.y);
   TokenView view;
   if (!FindToken(p, token, &view)) return;
-  const float* partials =
-      p.partials + (static_cast<int64_t>(token) * p.num_heads + head) * p.num_blocks_z * (2 + p.v_head_dim);
+  const float* partials = p.Partial(token, head, 0);
   for (int d = static_cast<int>(threadIdx.x); d < p.v_head_dim; d += kThreads) {
     RowState state = {-INFINITY, 0.0f};
     float value = 0.0f;
-    for (int z = 0; z < p.num_blocks_z; ++z) {
+    for (int z = 0; z < p.num_splits; ++z) {
       const float* partial = partials + static_cast<int64_t>(z) * (2 + p.v_head_dim);
       const RowState part = {partial[0], partial[1]};
       if (part.max == -INFINITY) continue;  // nothing of that split is seen
@@ -283,7 +238,7 @@ template <typename T, int kGroup>
 void LaunchAttend(const ExecContext& ctx, const AttentionParameters<T>& p, unsigned num_tokens) {
   const int group = p.num_heads / p.num_kv_heads;
   const dim3 grid(num_tokens, static_cast<unsigned>(p.num_kv_heads * ((group + kGroup - 1) / kGroup)),
-                  static_cast<unsigned>(p.num_blocks_z));
+                  static_cast<unsigned>(p.num_splits));
   const size_t shared_bytes = SharedLayout<kGroup>::Bytes(p.k_head_dim, p.v_head_dim);
   MOED_LAUNCH((AttendKernel<T, kGroup>), grid, kThreads, shared_bytes, ctx.stream, p);
 }
@@ -297,6 +252,7 @@ AttentionParameters<T> ParametersOf(const PagedAttentionArgs& args) {
   p.k_pages = args.k_pages.As<T>();
   p.v_pages = args.v_pages.As<T>();
   p.v_row_stride = args.v_pages.stride(2);
+  p.num_page_rows = args.k_pages.dim(0) * args.k_pages.dim(1) * args.k_pages.dim(2);
   p.k_scales = args.k_scales.As<float>();
   p.v_scales = args.v_scales.As<float>();
   p.query_starts = args.query_starts.As<int32_t>();
@@ -324,17 +280,16 @@ void Attend(const ExecContext& ctx, const PagedAttentionArgs& args) {
   AttentionParameters<T> p = ParametersOf<T>(args);
   const int group = p.num_heads / p.num_kv_heads;
   const int64_t max_context = args.max_context > 0 ? args.max_context : args.block_ids.dim(0) * p.block_size;
+  const Workspace::Scope scope(ctx.workspace);
+  if constexpr (std::is_same_v<T, BFloat16> || std::is_same_v<T, Half>) {
+    if (flash::Attend(ctx, p, num_tokens, max_context)) return;
+  }
   const auto num_splits = static_cast<int>((max_context + kSplitPositions - 1) / kSplitPositions);
   const int64_t blocks = num_tokens * p.num_kv_heads * ((group + kMaxGroup - 1) / kMaxGroup);
   const bool one_block = num_splits <= 1 || blocks >= kEnoughBlocks;
-  p.splits_a_block = one_block ? num_splits : 1;
-  p.num_blocks_z = one_block ? 1 : num_splits;
-
-  const Workspace::Scope scope(ctx.workspace);
-  if (!one_block) {
-    const int64_t floats = num_tokens * p.num_heads * p.num_blocks_z * (2 + p.v_head_dim);
-    p.partials = static_cast<float*>(ctx.workspace->Allocate(static_cast<size_t>(floats) * sizeof(float)));
-  }
+  p.split_positions = (one_block ? num_splits : 1) * kSplitPositions;
+  p.num_splits = one_block ? 1 : num_splits;
+  if (!one_block) p.partials = AllocatePartials(ctx, p, num_tokens);
   if (group == 1) {
     LaunchAttend<T, 1>(ctx, p, static_cast<unsigned>(num_tokens));
   } else if (group <= 4) {

@@ -57,7 +57,7 @@ class Cache {
     for (const int64_t length : lengths) {
       blocks_.emplace_back(free_blocks.end() - BlocksOf(length), free_blocks.end());
       free_blocks.resize(free_blocks.size() - BlocksOf(length));
-      queries_.push_back(test::NormalTensor(random, {length, shape.num_heads, shape.k_head_dim}));
+      queries_.push_back(RoundedQueries(random, length));
       for (int64_t position = 0; position < length; ++position) FillPosition(random, blocks_.back(), position);
     }
     sinks_ = test::NormalTensor(random, {shape.num_heads}, 2);
@@ -129,6 +129,18 @@ class Cache {
  private:
   int64_t BlocksOf(int64_t positions) const { return (positions + shape_.block_size - 1) / shape_.block_size; }
 
+  // Numbers that the pages' type has too: a body on tensor cores rounds queries to it.
+  test::TestTensor RoundedQueries(test::Random& random, int64_t length) const {
+    const bool integers = shape_.dtype == DType::kI8;
+    test::TestTensor queries({length, shape_.num_heads, shape_.k_head_dim});
+    const test::TestTensor rounded = test::NormalTensor(random, {length, shape_.num_heads, shape_.k_head_dim}, 1,
+                                                        integers ? DType::kF32 : shape_.dtype);
+    for (int64_t i = 0; i < queries.view().num_elements(); ++i) {
+      test::SetElement(queries, i, test::GetElement(rounded, i));
+    }
+    return queries;
+  }
+
   void FillPosition(test::Random& random, const std::vector<int32_t>& blocks, int64_t position) const {
     for (const test::TestTensor* pages : {&k_pages_, &v_pages_}) {
       const int64_t dim = pages->view().dim(3);
@@ -159,6 +171,12 @@ class Cache {
 inline double Tolerance(const Shape& shape, int64_t context) {
   const double score_error = test::SumTolerance(shape.k_head_dim) * std::sqrt(static_cast<double>(shape.k_head_dim));
   return 5 * (2 * score_error + test::SumTolerance(context) + 8 * test::kFloatEpsilon);
+}
+
+// The same for a body that rounds weights to the pages' type before they are multiplied with values.
+inline double RoundedWeightsTolerance(const Shape& shape, int64_t context) {
+  const double half_ulp = shape.dtype == DType::kBF16 ? 1.0 / 512 : 1.0 / 4096;
+  return Tolerance(shape, context) + 5 * half_ulp;
 }
 
 }  // namespace moed::kernels::attention_testing

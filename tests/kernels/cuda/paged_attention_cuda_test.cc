@@ -44,6 +44,38 @@ INSTANTIATE_TEST_SUITE_P(
                     Shape{3, 1, 16, 130, 64, DType::kF32, 100, true}, Shape{4, 2, 40, 33, 16, DType::kI8, 0, true},
                     Shape{6, 1, 40, 24, 16, DType::kI8, 50, false, true}));
 
+class FlashAttentionCudaTest : public PagedAttentionCudaTest {};
+
+// Of tiles of rows full and not, parts of the positions seen and not, prompts and decodes in one step and alone.
+TEST_P(FlashAttentionCudaTest, EqualsReference) {
+  const Shape& shape = GetParam();
+  test::Random random;
+  const Cache cache(random, shape, {70, 1, 600, 131});
+  const std::vector<std::vector<Chunk>> steps = {
+      {{0, 70, 70}, {1, 1, 1}, {2, 1, 600}, {3, 3, 131}}, {{2, 1, 512}, {0, 1, 65}}, {{2, 150, 400}}};
+  for (const std::vector<Chunk>& chunks : steps) {
+    const auto expected = cache.Step(chunks, [](const PagedAttentionArgs& args) { reference::PagedAttention(args); });
+    test::ForEachThreadOrder(
+        [&](const ExecContext& ctx) {
+          const auto results = cache.Step(chunks, [&](const PagedAttentionArgs& args) {
+            cuda::PagedAttention(ctx, args);
+            test::Await(ctx);
+          });
+          for (size_t i = 0; i < chunks.size(); ++i) {
+            const double tolerance = RoundedWeightsTolerance(shape, chunks[i].context);
+            EXPECT_TRUE(test::AllClose(results[i], expected[i], 0, tolerance)) << "chunk " << i;
+          }
+        },
+        1);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, FlashAttentionCudaTest,
+                         testing::Values(Shape{16, 2, 128, 128, 16, DType::kBF16},
+                                         Shape{3, 3, 64, 64, 16, DType::kF16, 0, true},
+                                         Shape{20, 1, 64, 64, 32, DType::kBF16, 0, true},
+                                         Shape{4, 2, 128, 128, 16, DType::kF16, 100}));
+
 // The same to the bit with and without partial results, in a chunk and alone.
 TEST_F(PagedAttentionCudaCompanyTest, IgnoresChunksAndCompany) {
   const Shape shape = {4, 4, 16, 16, 16};

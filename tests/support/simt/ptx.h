@@ -123,6 +123,8 @@ inline void MmaS8(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], M
   simt_internal::MultiplyTile<int, 32, simt_internal::Int8Element>(d, a, b, MOED_SIMT_HERE("mma.s8"));
 }
 
+inline float Exp2(float x) { return std::exp2(x); }
+
 }  // namespace moed::kernels::ptx
 
 #endif  // TESTS_SUPPORT_SIMT_PTX_H_
