@@ -1,4 +1,4 @@
-// Two bodies. Pages of bf16 and f16 with heads of common sizes go to the tensor cores (flash_attention_cuda.h). The one
+// Two bodies. Pages of bf16 and f16 with heads of common sizes go to the tensor cores (flash_launch_cuda.h). The one
 // in this file takes the rest: a block works on one token and up to kMaxGroup query heads of one KV head, split after
 // split of the positions. Few tokens over long contexts get a block a split, and a second kernel adds the partial
 // results; the arithmetic is the same either way, so that results do not depend on the batch.
@@ -6,7 +6,7 @@
 #include <type_traits>
 
 #include "kernels/paged_attention/attention_state_cuda.h"
-#include "kernels/paged_attention/flash_attention_cuda.h"
+#include "kernels/paged_attention/flash_launch_cuda.h"
 #include "kernels/paged_attention/paged_attention.h"
 
 namespace moed::kernels {
@@ -282,7 +282,7 @@ void Attend(const ExecContext& ctx, const PagedAttentionArgs& args) {
   const int64_t max_context = args.max_context > 0 ? args.max_context : args.block_ids.dim(0) * p.block_size;
   const Workspace::Scope scope(ctx.workspace);
   if constexpr (std::is_same_v<T, BFloat16> || std::is_same_v<T, Half>) {
-    if (flash::Attend(ctx, p, num_tokens, max_context)) return;
+    if (flash::Attend(flash::Step<T>{ctx, p, num_tokens, max_context})) return;
   }
   const auto num_splits = static_cast<int>((max_context + kSplitPositions - 1) / kSplitPositions);
   const int64_t blocks = num_tokens * p.num_kv_heads * ((group + kMaxGroup - 1) / kMaxGroup);

@@ -50,9 +50,9 @@ class FlashAttentionCudaTest : public PagedAttentionCudaTest {};
 TEST_P(FlashAttentionCudaTest, EqualsReference) {
   const Shape& shape = GetParam();
   test::Random random;
-  const Cache cache(random, shape, {70, 1, 600, 131});
+  const Cache cache(random, shape, {40, 1, 300, 131});
   const std::vector<std::vector<Chunk>> steps = {
-      {{0, 70, 70}, {1, 1, 1}, {2, 1, 600}, {3, 3, 131}}, {{2, 1, 512}, {0, 1, 65}}, {{2, 150, 400}}};
+      {{0, 19, 40}, {1, 1, 1}, {2, 1, 300}, {3, 3, 131}}, {{2, 1, 256}, {0, 1, 33}}, {{2, 20, 90}}};
   for (const std::vector<Chunk>& chunks : steps) {
     const auto expected = cache.Step(chunks, [](const PagedAttentionArgs& args) { reference::PagedAttention(args); });
     test::ForEachThreadOrder(
@@ -74,7 +74,9 @@ INSTANTIATE_TEST_SUITE_P(Shapes, FlashAttentionCudaTest,
                          testing::Values(Shape{16, 2, 128, 128, 16, DType::kBF16},
                                          Shape{3, 3, 64, 64, 16, DType::kF16, 0, true},
                                          Shape{20, 1, 64, 64, 32, DType::kBF16, 0, true},
-                                         Shape{4, 2, 128, 128, 16, DType::kF16, 100}));
+                                         Shape{4, 2, 128, 128, 16, DType::kF16, 100},
+                                         Shape{5, 1, 576, 512, 16, DType::kBF16, 0, false, true},
+                                         Shape{20, 1, 576, 512, 64, DType::kF16, 200, true, true}));
 
 // The same to the bit with and without partial results, in a chunk and alone.
 TEST_F(PagedAttentionCudaCompanyTest, IgnoresChunksAndCompany) {

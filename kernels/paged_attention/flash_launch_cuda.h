@@ -1,0 +1,106 @@
+// Which tensor-core body of attention takes what, and its grid.
+#ifndef KERNELS_PAGED_ATTENTION_FLASH_LAUNCH_CUDA_H_
+#define KERNELS_PAGED_ATTENTION_FLASH_LAUNCH_CUDA_H_
+
+#include <algorithm>
+
+#include "kernels/paged_attention/flash_attention_cuda.h"
+#include "kernels/paged_attention/flash_latent_cuda.h"
+
+namespace moed::kernels::flash {
+
+template <typename T, int kHeadDim>
+using PrefillShape = Shape<T, kHeadDim, /*kRowTilesOfWarp=*/2, /*kRowWarpCount=*/4, /*kPositionWarpCount=*/1,
+                           /*kTilePositions=*/32, /*kStageCount=*/3, /*kMinBlockCount=*/2>;
+template <typename T, int kHeadDim>
+using DecodeShape = Shape<T, kHeadDim, /*kRowTilesOfWarp=*/1, /*kRowWarpCount=*/1, /*kPositionWarpCount=*/4,
+                          /*kTilePositions=*/64, /*kStageCount=*/2, /*kMinBlockCount=*/3>;
+
+// One step's attention.
+template <typename T>
+struct Step {
+  const ExecContext& ctx;
+  AttentionParameters<T> p;
+  int64_t num_tokens, max_context;
+
+  int64_t group() const { return p.num_heads / p.num_kv_heads; }
+};
+
+template <typename Shape>
+void LaunchKernel(const Step<typename Shape::T>& step, const AttentionParameters<typename Shape::T>& p, int64_t tiles) {
+  const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(p.num_kv_heads),
+                  static_cast<unsigned>(p.num_splits));
+  if constexpr (requires { Shape::kHeadDim; }) {
+    MOED_LAUNCH(FlashKernel<Shape>, grid, Shape::kThreads, Shape::SharedBytes(), step.ctx.stream, p);
+  } else {
+    MOED_LAUNCH(FlashLatentKernel<Shape>, grid, Shape::kThreads, Shape::SharedBytes(), step.ctx.stream, p);
+  }
+}
+
+// Sequences with more than one token. How many tiles of rows they have is known on the device only.
+template <typename Shape>
+void Prefill(const Step<typename Shape::T>& step) {
+  AttentionParameters<typename Shape::T> p = step.p;
+  p.num_splits = 1;
+  p.split_positions = static_cast<int>(step.max_context);
+  const int64_t sequences = std::min<int64_t>(p.num_sequences, step.num_tokens / 2);
+  LaunchKernel<Shape>(step, p, step.num_tokens * step.group() / Shape::kRows + sequences);
+}
+
+// Sequences with one token.
+template <typename Shape>
+void Decode(const Step<typename Shape::T>& step) {
+  // Parts of the positions, so that there are blocks enough for the whole device, but no more: each costs a little.
+  constexpr int64_t kMinPart = 256, kManyBlocks = 2048;
+  AttentionParameters<typename Shape::T> p = step.p;
+  const int64_t tiles =
+      std::min<int64_t>(p.num_sequences, step.num_tokens) * CeilDiv(step.group(), int64_t{Shape::kRows});
+  int64_t part = kMinPart;
+  while (part < step.max_context && tiles * p.num_kv_heads * CeilDiv(step.max_context, part) > kManyBlocks) part *= 2;
+  p.split_positions = static_cast<int>(part);
+  p.num_splits = static_cast<int>(CeilDiv(step.max_context, part));
+  if (p.num_splits > 1) p.partials = AllocatePartials(step.ctx, p, p.num_sequences);
+  LaunchKernel<Shape>(step, p, tiles);
+  if (p.num_splits == 1) return;
+  const dim3 grid(static_cast<unsigned>(p.num_sequences), static_cast<unsigned>(p.num_heads));
+  MOED_LAUNCH(FlashCombineKernel<typename Shape::T>, grid, 128, 0, step.ctx.stream, p);
+}
+
+template <typename PrefillShape, typename DecodeShape, typename T>
+void PrefillAndDecode(const Step<T>& step) {
+  if (step.num_tokens > step.p.num_sequences) Prefill<PrefillShape>(step);
+  const bool is_one_prompt = step.p.num_sequences == 1 && step.num_tokens > 1;
+  if (!is_one_prompt) Decode<DecodeShape>(step);
+}
+
+// False, and nothing done, where heads have another size or pages lie otherwise than these bodies need.
+template <typename T>
+bool Attend(const Step<T>& step) {
+  const AttentionParameters<T>& p = step.p;
+  const auto is_aligned = [](const void* address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; };
+  if (!is_aligned(p.k_pages) || !is_aligned(p.v_pages) || p.v_row_stride % 8 != 0) return false;
+  if (p.num_page_rows > INT32_MAX) return false;  // of the tables in shared memory
+  if (p.k_head_dim == 64 && p.v_head_dim == 64) {
+    PrefillAndDecode<PrefillShape<T, 64>, DecodeShape<T, 64>>(step);
+    return true;
+  }
+  if (p.k_head_dim == 128 && p.v_head_dim == 128) {
+    PrefillAndDecode<PrefillShape<T, 128>, DecodeShape<T, 128>>(step);
+    return true;
+  }
+  const bool is_latent = p.v_pages == p.k_pages;
+  if (is_latent && p.k_head_dim == 576 && p.v_head_dim == 512) {
+    using Prompts = LatentShape<T, Phase::kPrefill, 2>;
+    if (step.group() <= 16) {
+      PrefillAndDecode<Prompts, LatentShape<T, Phase::kDecode, 1>>(step);
+    } else {
+      PrefillAndDecode<Prompts, LatentShape<T, Phase::kDecode, 2>>(step);
+    }
+    return true;
+  }
+  return false;
+}
+
+}  // namespace moed::kernels::flash
+
+#endif  // KERNELS_PAGED_ATTENTION_FLASH_LAUNCH_CUDA_H_

@@ -1,0 +1,286 @@
+// What the tensor-core bodies of attention share: tiles of rows, and the online softmax of a warp's rows in the
+// registers of mma.sync (fragment layouts of the PTX ISA).
+//
+// A row is a token's query head: row r of a sequence's rows for a KV head is token r / group, head r % group of the
+// group.
+#ifndef KERNELS_PAGED_ATTENTION_FLASH_TILE_CUDA_H_
+#define KERNELS_PAGED_ATTENTION_FLASH_TILE_CUDA_H_
+
+#include <type_traits>
+
+#include "kernels/common/ptx.h"
+#include "kernels/paged_attention/attention_state_cuda.h"
+
+namespace moed::kernels::flash {
+
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
+
+// Which sequences a launch is for: those with one token in this step, or those with more.
+enum class Phase : uint8_t { kDecode, kPrefill };
+
+// A tile of a sequence's rows.
+struct RowTile {
+  int sequence;
+  int first_row, num_rows;  // no rows: there is no such tile
+  int first_token;          // of the sequence, in the batch
+  int first_end;            // positions that the sequence's first token sees end here
+};
+
+// Tile `index` of all sequences' tiles of at most `tile_rows` rows, in order of the sequences. A warp's work; every
+// lane gets the answer.
+template <Phase kPhase, typename T>
+__device__ __forceinline__ RowTile FindRowTile(const AttentionParameters<T>& p, int tile_rows, int index) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int group = p.num_heads / p.num_kv_heads;
+  int before = 0;  // tiles of earlier sequences
+  for (int base = 0; base < p.num_sequences; base += 32) {
+    const int sequence = base + lane;
+    const int begin = sequence < p.num_sequences ? p.query_starts[sequence] : 0;
+    const int tokens = sequence < p.num_sequences ? p.query_starts[sequence + 1] - begin : 0;
+    const int rows = (tokens == 1) == (kPhase == Phase::kDecode) ? tokens * group : 0;
+    const int own = CeilDiv(rows, tile_rows);
+    int sum = own;  // with the lanes before
+#pragma unroll
+    for (int distance = 1; distance < 32; distance *= 2) {
+      const int other = __shfl_up_sync(kAllLanes, sum, distance);
+      if (lane >= distance) sum += other;
+    }
+    const unsigned reached = __ballot_sync(kAllLanes, before + sum > index);
+    if (reached != 0) {
+      const int owner = __ffs(static_cast<int>(reached)) - 1;
+      RowTile tile;
+      tile.sequence = base + owner;
+      tile.first_row = __shfl_sync(kAllLanes, (index - (before + sum - own)) * tile_rows, owner);
+      tile.num_rows = min(tile_rows, __shfl_sync(kAllLanes, rows, owner) - tile.first_row);
+      tile.first_token = __shfl_sync(kAllLanes, begin, owner);
+      tile.first_end = p.context_lens[tile.sequence] - __shfl_sync(kAllLanes, tokens, owner) + 1;
+      return tile;
+    }
+    before += __shfl_sync(kAllLanes, sum, 31);
+  }
+  return {};
+}
+
+__device__ __forceinline__ unsigned Pack(float lower, float upper, BFloat16) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(lower, upper);
+  return *reinterpret_cast<const unsigned*>(&pair);
+}
+__device__ __forceinline__ unsigned Pack(float lower, float upper, Half) {
+  const __half2 pair = __floats2half2_rn(lower, upper);
+  return *reinterpret_cast<const unsigned*>(&pair);
+}
+
+__device__ __forceinline__ void Multiply(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], BFloat16) {
+  ptx::MmaBf16(d, a, b);
+}
+__device__ __forceinline__ void Multiply(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], Half) {
+  ptx::MmaF16(d, a, b);
+}
+
+// What a row tile's rows see, and whose they are.
+struct RowView {
+  template <typename T>
+  __device__ __forceinline__ RowView(const AttentionParameters<T>& p, const RowTile& tile, int kv_head)
+      : tile(tile), kv_head(kv_head), group(p.num_heads / p.num_kv_heads), window(p.window) {}
+
+  __device__ __forceinline__ int TokenOf(int row) const { return (tile.first_row + row) / group; }
+  __device__ __forceinline__ int HeadOf(int row) const { return kv_head * group + (tile.first_row + row) % group; }
+  // The positions [BeginOf(EndOf(row)), EndOf(row)).
+  __device__ __forceinline__ int EndOf(int row) const { return tile.first_end + TokenOf(row); }
+  __device__ __forceinline__ int BeginOf(int end) const { return window == 0 ? 0 : max(0, end - window); }
+  // The first row sees least, the last most.
+  __device__ __forceinline__ int FirstEnd() const { return EndOf(0); }
+  __device__ __forceinline__ int LastEnd() const { return EndOf(tile.num_rows - 1); }
+
+  RowTile tile;
+  int kv_head, group, window;
+};
+
+// Queries of a tile's rows to shared memory, rounded, rows `stride` elements apart; zeros beyond the last row.
+template <typename T, int kRows, int kDim, int kStride, int kThreads>
+__device__ __forceinline__ void LoadQueries(const AttentionParameters<T>& p, const RowView& rows, T* query) {
+  constexpr int kQuads = kDim / 4;
+  for (int i = static_cast<int>(threadIdx.x); i < kRows * kQuads; i += kThreads) {
+    const int row = i / kQuads;
+    const int d = i % kQuads * 4;
+    float4 q = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    if (row < rows.tile.num_rows) {
+      const float* head =
+          p.q + (rows.tile.first_token + rows.TokenOf(row)) * p.q_token_stride + rows.HeadOf(row) * p.q_head_stride;
+      q = make_float4(head[d], head[d + 1], head[d + 2], head[d + 3]);
+    }
+    *reinterpret_cast<uint2*>(query + row * kStride + d) = make_uint2(Pack(q.x, q.y, T()), Pack(q.z, q.w, T()));
+  }
+}
+
+// Scores, then weights, of a warp's rows: [16 rows][8 positions][as mma.sync has them].
+template <int kRowTiles, int kScoreTiles>
+using Scores = float[kRowTiles][kScoreTiles][4];
+
+// The online softmax of a warp's rows, and their weighted values of 8 kValueTiles dimensions. Lane l has rows
+// l / 4 and 8 more of each 16.
+template <int kRowTiles, int kValueTiles>
+struct RowSums {
+  // The largest score so far, times scale and log2(e); the sum over this lane's positions.
+  float max[kRowTiles][2], sum[kRowTiles][2];
+  float values[kRowTiles][kValueTiles][4];
+
+  __device__ __forceinline__ void Clear() {
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        max[i][half] = -INFINITY;
+        sum[i][half] = 0.0f;
+      }
+#pragma unroll
+      for (int n = 0; n < kValueTiles; ++n) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) values[i][n][j] = 0.0f;
+      }
+    }
+  }
+
+  // Scores to weights relative to the largest score so far; sums and values so far follow.
+  template <int kScoreTiles>
+  __device__ __forceinline__ void ToWeights(float scale, Scores<kRowTiles, kScoreTiles>& scores) {
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float largest = -INFINITY;
+#pragma unroll
+        for (int n = 0; n < kScoreTiles; ++n) {
+          largest = fmaxf(largest, fmaxf(scores[i][n][half * 2], scores[i][n][half * 2 + 1]));
+        }
+        largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
+        largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
+        const float new_max = fmaxf(max[i][half], largest * scale);
+        // A row that has seen nothing yet: all of its weights are zero.
+        const float subtract = new_max == -INFINITY ? 0.0f : new_max;
+        const float factor = ptx::Exp2(max[i][half] - subtract);
+        max[i][half] = new_max;
+        float part = 0.0f;
+#pragma unroll
+        for (int n = 0; n < kScoreTiles; ++n) {
+#pragma unroll
+          for (int j = half * 2; j < half * 2 + 2; ++j) {
+            scores[i][n][j] = ptx::Exp2(fmaf(scores[i][n][j], scale, -subtract));
+            part += scores[i][n][j];
+          }
+        }
+        sum[i][half] = fmaf(sum[i][half], factor, part);
+        // Later tiles seldom have a larger score.
+        if (__all_sync(kAllLanes, factor == 1.0f) != 0) continue;
+#pragma unroll
+        for (int n = 0; n < kValueTiles; ++n) {
+          values[i][n][half * 2] *= factor;
+          values[i][n][half * 2 + 1] *= factor;
+        }
+      }
+    }
+  }
+
+  // Adds the weighted rows of `from`, which are kStride elements apart; a row is a position.
+  template <typename T, int kStride, int kScoreTiles>
+  __device__ __forceinline__ void AddValues(const T* from, const Scores<kRowTiles, kScoreTiles>& weights) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const T* const value = from + lane % 16 * kStride + lane / 16 * 8;
+#pragma unroll
+    for (int n = 0; n < kScoreTiles; n += 2) {
+      unsigned a[kRowTiles][4];
+#pragma unroll
+      for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          a[i][j] = Pack(weights[i][n + j / 2][j % 2 * 2], weights[i][n + j / 2][j % 2 * 2 + 1], T());
+        }
+      }
+#pragma unroll
+      for (int d = 0; d < kValueTiles; d += 2) {
+        unsigned v[4];
+        ptx::LdMatrix<4, true>(v, value + n * 8 * kStride + d * 8);
+        const unsigned lower[2] = {v[0], v[1]}, upper[2] = {v[2], v[3]};
+#pragma unroll
+        for (int i = 0; i < kRowTiles; ++i) {
+          Multiply(values[i][d], a[i], lower, T());
+          Multiply(values[i][d + 1], a[i], upper, T());
+        }
+      }
+    }
+  }
+
+  // Each sum over all lanes' positions.
+  __device__ __forceinline__ void SumOverLanes() {
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        sum[i][half] += __shfl_xor_sync(kAllLanes, sum[i][half], 1);
+        sum[i][half] += __shfl_xor_sync(kAllLanes, sum[i][half], 2);
+      }
+    }
+  }
+};
+
+// Two neighbouring dimensions of a row's result, or of its part of a split. `state` has the largest score times
+// log2(e).
+template <typename T>
+__device__ __forceinline__ void StorePair(const AttentionParameters<T>& p, const RowView& rows, int row, int split,
+                                          const RowState& state, int d, float left, float right) {
+  const int head = rows.HeadOf(row);
+  const RowState natural = {state.max * kLn2, state.sum};
+  if (p.partials == nullptr) {
+    const float factor = FinalFactor(natural, p.sinks, head);
+    float* out = p.out + (rows.tile.first_token + rows.TokenOf(row)) * p.out_stride + head * p.v_head_dim + d;
+    out[0] = left * factor;
+    out[1] = right * factor;
+    return;
+  }
+  float* partial = p.Partial(rows.tile.sequence, head, split);
+  if (d == 0) {
+    partial[0] = natural.max;
+    partial[1] = natural.sum;
+  }
+  partial[2 + d] = left;
+  partial[2 + d + 1] = right;
+}
+
+// All that a warp's rows have in `sums`, from dimension first_dimension on.
+template <typename T, int kRowTiles, int kValueTiles>
+__device__ __forceinline__ void StoreRows(const AttentionParameters<T>& p, const RowView& rows, int first_row,
+                                          int first_dimension, int split, const RowSums<kRowTiles, kValueTiles>& sums) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = first_row + i * 16 + half * 8 + lane / 4;
+      if (row >= rows.tile.num_rows) continue;
+      const RowState state = {sums.max[i][half], sums.sum[i][half]};
+#pragma unroll
+      for (int n = 0; n < kValueTiles; ++n) {
+        StorePair(p, rows, row, split, state, first_dimension + n * 8 + lane % 4 * 2, sums.values[i][n][half * 2],
+                  sums.values[i][n][half * 2 + 1]);
+      }
+    }
+  }
+}
+
+// Grid: sequences, heads. Of sequences with one token: adds the parts of their positions.
+template <typename T>
+__global__ void __launch_bounds__(128) FlashCombineKernel(AttentionParameters<T> p) {
+  const int sequence = static_cast<int>(blockIdx.x);
+  const int head = static_cast<int>(blockIdx.y);
+  const int token = p.query_starts[sequence];
+  if (p.query_starts[sequence + 1] != token + 1) return;
+  const int end = p.context_lens[sequence];
+  const int begin = p.window == 0 ? 0 : max(0, end - p.window);
+  CombineParts(p.Partial(sequence, head, 0), begin / p.split_positions, CeilDiv(end, p.split_positions), p.v_head_dim,
+               p.sinks, head, p.out + token * p.out_stride + head * p.v_head_dim);
+}
+
+}  // namespace moed::kernels::flash
+
+#endif  // KERNELS_PAGED_ATTENTION_FLASH_TILE_CUDA_H_
