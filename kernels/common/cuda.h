@@ -66,6 +66,12 @@ __host__ __device__ constexpr T CeilDiv(T a, T b) {
   return (a + b - 1) / b;
 }
 
+// Whether rows of floats that start at `data`, `strides` elements apart, can be read and written in fours.
+template <typename... Strides>
+bool InFours(const void* data, Strides... strides) {
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && ((strides % 4 == 0) && ...);
+}
+
 // ------------------------------------------------------------------------- elements of tensors in global memory
 
 __device__ __forceinline__ float LoadFloat(const float* p) { return *p; }
@@ -83,6 +89,16 @@ __device__ __forceinline__ void StoreFloat(BFloat16* p, float value) {
 __device__ __forceinline__ void StoreFloat(Half* p, float value) {
   *reinterpret_cast<__half*>(p) = __float2half_rn(value);
 }
+
+// Two floats as bf16, the first in the lower half.
+__device__ __forceinline__ unsigned PackBf16(float lower, float upper) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(lower, upper);
+  return *reinterpret_cast<const unsigned*>(&pair);
+}
+
+// Four floats at once, from and to addresses that are multiples of 16.
+__device__ __forceinline__ float4 LoadFour(const float* p) { return *reinterpret_cast<const float4*>(p); }
+__device__ __forceinline__ void StoreFour(float* p, const float4& value) { *reinterpret_cast<float4*>(p) = value; }
 
 // ------------------------------------------------------------------------- sums over threads, in one fixed order
 

@@ -1,5 +1,6 @@
 // Two bodies: few rows at the speed at which the weights come from memory, many rows on the tensor cores. Weights of
-// floats have the first only, with ordinary multiply-adds.
+// floats have the first only, with ordinary multiply-adds, and another one for fewer rows.
+#include "kernels/gemm/float_product_cuda.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm/skinny_product_cuda.h"
 #include "kernels/gemm/tile_product_cuda.h"
@@ -23,7 +24,8 @@ struct GemmParameters {
   bool accumulate;
   float* out;
   int64_t out_stride, out_head_stride;
-  bool aligned;  // quads of outputs may be stored at once
+  bool aligned;     // quads of outputs may be stored at once
+  bool x_in_fours;  // and of inputs, of floats, read
 };
 
 __device__ __forceinline__ void StoreOne(const GemmParameters& p, float* out, int output, float value) {
@@ -52,6 +54,30 @@ __global__ void __launch_bounds__(kSkinnyWarps * 32) SkinnyKernel(GemmParameters
     float* out = p.out + (first_row + i) * p.out_stride + head * p.out_head_stride;
     StoreOne(p, out, output, SumOfParts<kTiles>(partials, kSkinnyWarps, i, thread % kPanelOutputs));
   }
+}
+
+// Weights of floats. Grid: pieces of 8 outputs, tiles of rows, heads.
+template <int kRows>
+__global__ void __launch_bounds__(FloatProduct<kRows>::kWarps * 32) FloatKernel(GemmParameters p) {
+  using Product = FloatProduct<kRows>;
+  MOED_SHARED(typename Product::Partials, partials, [1]);
+  const int head = static_cast<int>(blockIdx.z);
+  const int first_row = static_cast<int>(blockIdx.y) * kRows;
+  const int first_output = static_cast<int>(blockIdx.x) * Product::kOutputs;
+  const OperandRows x = p.x.Head(head);
+  const float* rows[kRows];
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    const int row = first_row + i;
+    rows[i] = row < p.m ? reinterpret_cast<const float*>(x.data + row * x.row_bytes) : nullptr;
+  }
+  const char* panel = p.weights + head * p.weight_distance + first_output / kPanelOutputs * p.layout.panel_bytes;
+  const float* weights = reinterpret_cast<const float*>(panel) + first_output % kPanelOutputs;
+  Product::Run(rows, p.x_in_fours, weights, p.k, partials[0], [&](int row, int output, float value) {
+    if (first_row + row >= p.m || first_output + output >= p.n) return;
+    float* out = p.out + (first_row + row) * p.out_stride + head * p.out_head_stride;
+    StoreOne(p, out, first_output + output, value);
+  });
 }
 
 // Stores the results of the outputs [output, output + 8) of a row.
@@ -110,16 +136,33 @@ void LaunchTile(const ExecContext& ctx, const GemmParameters& p, int heads) {
   MOED_LAUNCH(TileKernel<Words>, grid, Product::kThreads, Product::SharedBytes(), ctx.stream, p);
 }
 
+template <int kRows>
+void LaunchFloat(const ExecContext& ctx, const GemmParameters& p, int heads) {
+  using Product = FloatProduct<kRows>;
+  const dim3 grid(static_cast<unsigned>(CeilDiv(p.n, Product::kOutputs)), static_cast<unsigned>(CeilDiv(p.m, kRows)),
+                  static_cast<unsigned>(heads));
+  MOED_LAUNCH(FloatKernel<kRows>, grid, Product::kWarps * 32, 0, ctx.stream, p);
+}
+
+void RunFloat(const ExecContext& ctx, GemmParameters p, int heads) {
+  p.x_in_fours = InFours(p.x.data, p.x.row_bytes / 4, p.x.head_bytes / 4);
+  if (p.m == 1) return LaunchFloat<1>(ctx, p, heads);
+  if (p.m <= kMaxSkinnyRows) return LaunchFloat<8>(ctx, p, heads);
+  LaunchSkinny<F32Words, 4>(ctx, p, heads);
+}
+
 // out of `heads` heads, x and weights prepared.
 void Run(const ExecContext& ctx, const GemmParameters& p, WeightFormat format, int heads) {
   WithWords(format, [&](auto words) {
     using Words = decltype(words);
-    if constexpr (!std::is_same_v<Words, F32Words>) {
+    if constexpr (std::is_same_v<Words, F32Words>) {
+      RunFloat(ctx, p, heads);
+    } else {
       if (p.m > kMaxSkinnyRows) return LaunchTile<Words>(ctx, p, heads);
+      if (p.m <= kRowsPerTile) return LaunchSkinny<Words, 1>(ctx, p, heads);
+      if (p.m <= 2 * kRowsPerTile) return LaunchSkinny<Words, 2>(ctx, p, heads);
+      LaunchSkinny<Words, 4>(ctx, p, heads);
     }
-    if (p.m <= kRowsPerTile) return LaunchSkinny<Words, 1>(ctx, p, heads);
-    if (p.m <= 2 * kRowsPerTile) return LaunchSkinny<Words, 2>(ctx, p, heads);
-    LaunchSkinny<Words, 4>(ctx, p, heads);
   });
 }
 

@@ -15,6 +15,7 @@ struct Source {
   const float* data;
   int64_t row_stride, head_stride;
   int heads, k;
+  bool in_fours;
 
   __device__ __forceinline__ const float* Row(int64_t i) const {
     return data + i / heads * row_stride + i % heads * head_stride;
@@ -22,15 +23,30 @@ struct Source {
 };
 
 Source SourceOf(const TensorView& x) {
-  if (x.rank == 2) return {x.As<float>(), x.stride(0), 0, 1, static_cast<int>(x.dim(1))};
-  return {x.As<float>(), x.stride(0), x.stride(1), static_cast<int>(x.dim(1)), static_cast<int>(x.dim(2))};
+  Source source = {x.As<float>(), x.stride(0), 0, 1, static_cast<int>(x.dim(x.rank - 1)), false};
+  if (x.rank == 3) {
+    source.head_stride = x.stride(1);
+    source.heads = static_cast<int>(x.dim(1));
+  }
+  source.in_fours = InFours(source.data, source.row_stride, source.head_stride);
+  return source;
 }
 
-// A block a row: [padded] bf16.
+// Grid: rows, pieces of them: [padded] bf16, of which a thread has four.
 __global__ void __launch_bounds__(kThreads) RoundRowsKernel(Source x, int padded, BFloat16* rows) {
   const float* row = x.Row(blockIdx.x);
   BFloat16* to = rows + static_cast<int64_t>(blockIdx.x) * padded;
-  for (int i = static_cast<int>(threadIdx.x); i < padded; i += kThreads) StoreFloat(to + i, i < x.k ? row[i] : 0.0f);
+  const int first = (static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x)) * 4;
+  if (first >= padded) return;
+  float values[4];
+  if (x.in_fours && first + 4 <= x.k) {
+    const float4 quad = LoadFour(row + first);
+    values[0] = quad.x, values[1] = quad.y, values[2] = quad.z, values[3] = quad.w;
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) values[i] = first + i < x.k ? row[first + i] : 0.0f;
+  }
+  *reinterpret_cast<uint2*>(to + first) = make_uint2(PackBf16(values[0], values[1]), PackBf16(values[2], values[3]));
 }
 
 struct QuantizeParameters {
@@ -127,8 +143,9 @@ OperandRows PrepareRows(const ExecContext& ctx, const TensorView& x, WeightForma
   const int64_t row_bytes = PreparedRowBytes(format, source.k);
   auto* const rows = static_cast<BFloat16*>(ctx.workspace->Allocate(static_cast<size_t>(num_rows * row_bytes)));
   if (num_rows > 0) {
-    MOED_LAUNCH(RoundRowsKernel, static_cast<unsigned>(num_rows), kThreads, 0, ctx.stream, source,
-                static_cast<int>(row_bytes / 2), rows);
+    const int padded = static_cast<int>(row_bytes / 2);
+    const dim3 grid(static_cast<unsigned>(num_rows), static_cast<unsigned>(CeilDiv(padded, kThreads * 4)));
+    MOED_LAUNCH(RoundRowsKernel, grid, kThreads, 0, ctx.stream, source, padded, rows);
   }
   return {.data = reinterpret_cast<const char*>(rows), .row_bytes = source.heads * row_bytes, .head_bytes = row_bytes};
 }

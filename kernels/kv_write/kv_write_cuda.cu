@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <type_traits>
+
 #include "kernels/common/cuda.h"
 #include "kernels/kv_write/kv_write.h"
 
@@ -16,47 +19,55 @@ struct Side {
   int head_dim;
 };
 
+// Where a token's rows go: those of head h lie block_size rows after those of head h - 1.
+struct Place {
+  int64_t first_row, head_rows;
+
+  __device__ __forceinline__ int64_t Row(int head) const { return first_row + head * head_rows; }
+};
+
+// A thread an element; `index` counts threads of all of the token's blocks.
 template <typename T>
-__device__ __forceinline__ void CopyHeads(const Side<T>& side, int64_t token, int64_t slot, int num_kv_heads,
-                                          int block_size) {
-  const int64_t block = slot / block_size;
-  const int64_t offset = slot % block_size;
-  for (int i = static_cast<int>(threadIdx.x); i < num_kv_heads * side.head_dim; i += kThreads) {
-    const int head = i / side.head_dim;
-    const int d = i % side.head_dim;
-    const int64_t row = (block * num_kv_heads + head) * block_size + offset;
-    StoreFloat(side.pages + row * side.head_dim + d,
-               side.rows[token * side.token_stride + head * side.head_stride + d]);
-  }
+__device__ __forceinline__ void CopyPart(const Side<T>& side, int64_t token, const Place& place, int num_kv_heads,
+                                         int index) {
+  if (index >= num_kv_heads * side.head_dim) return;
+  const int head = index / side.head_dim;
+  const int d = index % side.head_dim;
+  StoreFloat(side.pages + place.Row(head) * side.head_dim + d,
+             side.rows[token * side.token_stride + head * side.head_stride + d]);
 }
 
-// As integers: a warp takes a head at a time.
-__device__ __forceinline__ void CopyHeads(const Side<int8_t>& side, int64_t token, int64_t slot, int num_kv_heads,
-                                          int block_size) {
-  if (side.head_dim == 0) return;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  for (int head = static_cast<int>(threadIdx.x) / 32; head < num_kv_heads; head += kThreads / 32) {
-    const float* from = side.rows + token * side.token_stride + head * side.head_stride;
-    const int64_t row = (slot / block_size * num_kv_heads + head) * block_size + slot % block_size;
-    const float largest = LargestMagnitude(from, side.head_dim);
-    const bool is_finite = largest == largest;
-    const float inverse = InverseScale(largest);
-    for (int i = lane; i < side.head_dim; i += 32) {
-      side.pages[row * side.head_dim + i] = QuantizeToInt(is_finite ? from[i] : 0.0f, inverse);
-    }
-    if (lane == 0) side.scales[row] = largest / 127.0f;
+// As integers: a warp a head.
+__device__ __forceinline__ void CopyPart(const Side<int8_t>& side, int64_t token, const Place& place, int num_kv_heads,
+                                         int index) {
+  const int head = index / 32;
+  if (head >= num_kv_heads || side.head_dim == 0) return;
+  const int lane = index % 32;
+  const float* from = side.rows + token * side.token_stride + head * side.head_stride;
+  const int64_t row = place.Row(head);
+  const float largest = LargestMagnitude(from, side.head_dim);
+  const bool is_finite = largest == largest;
+  const float inverse = InverseScale(largest);
+  for (int i = lane; i < side.head_dim; i += 32) {
+    side.pages[row * side.head_dim + i] = QuantizeToInt(is_finite ? from[i] : 0.0f, inverse);
   }
+  if (lane == 0) side.scales[row] = largest / 127.0f;
 }
 
-// A block a token.
+// Grid: tokens, pieces of their rows, keys and values.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     KvWriteKernel(Side<T> k, Side<T> v, const int64_t* slots, int num_kv_heads, int block_size) {
   const int64_t token = blockIdx.x;
   const int64_t slot = slots[token];
   if (slot < 0) return;
-  CopyHeads(k, token, slot, num_kv_heads, block_size);
-  CopyHeads(v, token, slot, num_kv_heads, block_size);
+  const Place place = {slot / block_size * num_kv_heads * block_size + slot % block_size, block_size};
+  const int index = static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x);
+  if (blockIdx.z == 0) {
+    CopyPart(k, token, place, num_kv_heads, index);
+  } else {
+    CopyPart(v, token, place, num_kv_heads, index);
+  }
 }
 
 template <typename T>
@@ -67,11 +78,16 @@ Side<T> SideOf(const TensorView& rows, const TensorView& pages, const TensorView
 
 template <typename T>
 void Write(const ExecContext& ctx, const KvWriteArgs& args) {
-  const auto num_tokens = static_cast<unsigned>(args.k.dim(0));
-  if (num_tokens == 0) return;
-  MOED_LAUNCH(KvWriteKernel<T>, num_tokens, kThreads, 0, ctx.stream, SideOf<T>(args.k, args.k_pages, args.k_scales),
-              SideOf<T>(args.v, args.v_pages, args.v_scales), args.slots.As<int64_t>(),
-              static_cast<int>(args.k_pages.dim(1)), static_cast<int>(args.k_pages.dim(2)));
+  const auto k = SideOf<T>(args.k, args.k_pages, args.k_scales);
+  const auto v = SideOf<T>(args.v, args.v_pages, args.v_scales);
+  const int num_kv_heads = static_cast<int>(args.k_pages.dim(1));
+  constexpr bool kIsInteger = std::is_same_v<T, int8_t>;
+  const int threads = num_kv_heads * (kIsInteger ? 32 : std::max(k.head_dim, v.head_dim));
+  if (args.k.dim(0) == 0 || threads == 0) return;
+  const dim3 grid(static_cast<unsigned>(args.k.dim(0)), static_cast<unsigned>(CeilDiv(threads, kThreads)),
+                  v.head_dim == 0 ? 1 : 2);
+  MOED_LAUNCH(KvWriteKernel<T>, grid, kThreads, 0, ctx.stream, k, v, args.slots.As<int64_t>(), num_kv_heads,
+              static_cast<int>(args.k_pages.dim(2)));
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ namespace {
 
 // Of the body for few rows: warps of a block, each of which takes its part of k. Gate and up share them.
 constexpr int kSkinnyWarps = 8;
-constexpr int kCombineThreads = 256;
+constexpr int kCombineThreads = 128;
 
 // One matrix of each expert.
 struct ExpertWeights {
@@ -218,20 +218,30 @@ __global__ void __launch_bounds__(TileProduct<Words, kRowWarps>::kThreads) DownT
   });
 }
 
-// A block a token.
+// Grid: tokens, pieces of their outputs. A thread has one output; its loads of several choices are under way together.
 __global__ void __launch_bounds__(kCombineThreads) CombineKernel(DownParameters p) {
+  constexpr int kAtOnce = 8;
   const int token = static_cast<int>(blockIdx.x);
+  const int output = static_cast<int>(blockIdx.y) * kCombineThreads + static_cast<int>(threadIdx.x);
+  if (output >= p.down.n) return;
   const int top_k = p.routing.top_k;
   const float* weights = p.weights + static_cast<int64_t>(token) * top_k;
-  const float* choices = p.results + static_cast<int64_t>(token) * top_k * p.down.n;
-  float* out = p.out + token * p.out_stride;
-  for (int i = static_cast<int>(threadIdx.x); i < p.down.n; i += kCombineThreads) {
-    float sum = choices[i] * weights[0];
-    for (int choice = 1; choice < top_k; ++choice) {
-      sum = fmaf(choices[static_cast<int64_t>(choice) * p.down.n + i], weights[choice], sum);
+  const float* results = p.results + static_cast<int64_t>(token) * top_k * p.down.n + output;
+  float* out = p.out + token * p.out_stride + output;
+  float sum = 0.0f;
+  for (int first = 0; first < top_k; first += kAtOnce) {
+    float values[kAtOnce];
+    float factors[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int choice = first + i;
+      values[i] = choice < top_k ? results[static_cast<int64_t>(choice) * p.down.n] : 0.0f;
+      factors[i] = choice < top_k ? weights[choice] : 0.0f;
     }
-    out[i] = p.accumulate ? out[i] + sum : sum;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) sum = fmaf(values[i], factors[i], sum);
   }
+  *out = p.accumulate ? *out + sum : sum;
 }
 
 // ---------------------------------------------------------------------------------------------------- launches
@@ -354,7 +364,8 @@ void MoeFfn(const ExecContext& ctx, const MoeFfnArgs& args) {
   if (!p.is_single) p.results = ctx.workspace->Tensor({num_pairs, args.down[0].n}).As<float>();
   LaunchProduct<false>(ctx, grid, args.down[0].format, p);
   if (p.is_single) return;
-  MOED_LAUNCH(CombineKernel, static_cast<unsigned>(num_tokens), kCombineThreads, 0, ctx.stream, p);
+  const dim3 pieces(static_cast<unsigned>(num_tokens), static_cast<unsigned>(CeilDiv(p.down.n, kCombineThreads)));
+  MOED_LAUNCH(CombineKernel, pieces, kCombineThreads, 0, ctx.stream, p);
 }
 
 }  // namespace cuda

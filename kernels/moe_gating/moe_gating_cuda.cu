@@ -69,16 +69,8 @@ __device__ __forceinline__ int IndexOfMax(const int* keys, int size) {
       best_index = i;
     }
   }
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) {
-    const int key = __shfl_xor_sync(kAllLanes, best, distance);
-    const int index = __shfl_xor_sync(kAllLanes, best_index, distance);
-    if (key > best || (key == best && index < best_index)) {
-      best = key;
-      best_index = index;
-    }
-  }
-  return best_index;
+  const int largest = __reduce_max_sync(kAllLanes, best);
+  return __reduce_min_sync(kAllLanes, best == largest ? best_index : INT_MAX);
 }
 
 // Scores, softmax(logits) or sigmoid of each, and the keys: scores + bias, or else the logits.

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernels/common/cuda.h"
 #include "kernels/rope/rope.h"
 
@@ -21,6 +23,7 @@ struct RopeParameters {
   int64_t cos_sin_stride;
   int half;  // rotary_dim / 2
   int head_dim;
+  int num_copied;  // of a token's elements, not rotated
   bool interleaved;
 };
 
@@ -30,28 +33,29 @@ __device__ __forceinline__ float* HeadOf(const Heads& q, const Heads& k, int64_t
   return k.data + token * k.token_stride + (head - q.heads) * k.head_stride;
 }
 
-// A block a token; a thread rotates one pair at a time.
+// Grid: tokens, pieces of their pairs. A thread rotates one pair, and copies one of the elements that are not rotated
+// where the queries go elsewhere.
 __global__ void __launch_bounds__(kThreads) RopeKernel(RopeParameters p) {
   const int64_t token = blockIdx.x;
-  const float* cosines = p.cos_sin + p.positions[token] * p.cos_sin_stride;
-  const float* sines = cosines + p.half;
-  const int num_pairs = (p.q.heads + p.k.heads) * p.half;
-  for (int pair = static_cast<int>(threadIdx.x); pair < num_pairs; pair += kThreads) {
-    const float* head = HeadOf(p.q, p.k, token, pair / p.half);
-    float* out = HeadOf(p.q_out, p.k, token, pair / p.half);
-    const int i = pair % p.half;
+  const int thread = static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x);
+  if (thread < (p.q.heads + p.k.heads) * p.half) {
+    const float* cosines = p.cos_sin + p.positions[token] * p.cos_sin_stride;
+    const float* head = HeadOf(p.q, p.k, token, thread / p.half);
+    float* out = HeadOf(p.q_out, p.k, token, thread / p.half);
+    const int i = thread % p.half;
     const int first = p.interleaved ? 2 * i : i;
     const int second = p.interleaved ? 2 * i + 1 : i + p.half;
     const float a = head[first];
     const float b = head[second];
-    out[first] = a * cosines[i] - b * sines[i];
-    out[second] = b * cosines[i] + a * sines[i];
+    const float cosine = cosines[i];
+    const float sine = cosines[p.half + i];
+    out[first] = a * cosine - b * sine;
+    out[second] = b * cosine + a * sine;
   }
-  if (p.q_out.data == p.q.data) return;
-  const int rest = p.head_dim - 2 * p.half;
-  for (int j = static_cast<int>(threadIdx.x); j < p.q.heads * rest; j += kThreads) {
-    const int d = 2 * p.half + j % rest;
-    HeadOf(p.q_out, p.k, token, j / rest)[d] = HeadOf(p.q, p.k, token, j / rest)[d];
+  if (thread < p.num_copied) {
+    const int rest = p.head_dim - 2 * p.half;
+    const int d = 2 * p.half + thread % rest;
+    HeadOf(p.q_out, p.k, token, thread / rest)[d] = HeadOf(p.q, p.k, token, thread / rest)[d];
   }
 }
 
@@ -74,8 +78,11 @@ void Rope(const ExecContext& ctx, const RopeArgs& args) {
   p.half = static_cast<int>(args.cos_sin.dim(1) / 2);
   p.head_dim = static_cast<int>(args.q.dim(2));
   p.interleaved = args.interleaved;
-  if (args.q.dim(0) == 0 || (p.half == 0 && args.q_out.empty())) return;
-  MOED_LAUNCH(RopeKernel, static_cast<unsigned>(args.q.dim(0)), kThreads, 0, ctx.stream, p);
+  p.num_copied = p.q_out.data == p.q.data ? 0 : p.q.heads * (p.head_dim - 2 * p.half);
+  const int threads = std::max((p.q.heads + p.k.heads) * p.half, p.num_copied);
+  if (args.q.dim(0) == 0 || threads == 0) return;
+  const dim3 grid(static_cast<unsigned>(args.q.dim(0)), static_cast<unsigned>(CeilDiv(threads, kThreads)));
+  MOED_LAUNCH(RopeKernel, grid, kThreads, 0, ctx.stream, p);
 }
 
 }  // namespace cuda

@@ -19,7 +19,7 @@ TestTensor Copy(const TestTensor& tensor) {
 
 TEST_F(RmsNormCudaTest, EqualsReference) {
   test::Random random;
-  for (const int64_t hidden : {1, 31, 512, 513, 1024}) {
+  for (const int64_t hidden : {1, 31, 512, 513, 1024, 4100, 9000}) {
     for (const int64_t num_tokens : {0, 1, 9}) {
       const TestTensor x = test::NormalTensor(random, {num_tokens, hidden}, 3);
       const TestTensor weight = test::NormalTensor(random, {hidden});
@@ -37,7 +37,7 @@ TEST_F(RmsNormCudaTest, EqualsReference) {
 
 TEST_F(RmsNormCudaTest, AddsToTheResidualInPlace) {
   test::Random random;
-  for (const int64_t hidden : {100, 700}) {
+  for (const int64_t hidden : {100, 700, 701, 5000}) {
     const TestTensor x = test::NormalTensor(random, {5, hidden});
     const TestTensor before = test::NormalTensor(random, {5, hidden}, 2);
     const TestTensor weight = test::NormalTensor(random, {hidden});

@@ -148,6 +148,47 @@ unsigned __match_any_sync(unsigned mask, T value, MOED_SIMT_PLACE) {
   return match.result;
 }
 
+namespace moed::simt {
+
+// function(a, b) over the values of the lanes in `mask`.
+template <typename T, typename Function>
+T Reduce(unsigned mask, T value, const Function&, const Place& place) {
+  struct Part {
+    T value, result;
+  } part{value, value};
+  WarpCollective(
+      mask, &part,
+      [](unsigned arrived, void** data) {
+        Part* first = nullptr;
+        for (int lane = 0; lane < 32; ++lane) {
+          if ((arrived >> lane & 1) == 0) continue;
+          auto* own = static_cast<Part*>(data[lane]);
+          if (first == nullptr) first = own;
+          first->result = Function()(first->result, own->value);
+        }
+        for (int lane = 0; lane < 32; ++lane) {
+          if ((arrived >> lane & 1) != 0) static_cast<Part*>(data[lane])->result = first->result;
+        }
+      },
+      place);
+  return part.result;
+}
+
+}  // namespace moed::simt
+
+#define MOED_SIMT_REDUCE(T)                                                                        \
+  inline T __reduce_max_sync(unsigned mask, T value, MOED_SIMT_PLACE) {                            \
+    return moed::simt::Reduce(                                                                     \
+        mask, value, [](T a, T b) { return a < b ? b : a; }, MOED_SIMT_HERE("__reduce_max_sync")); \
+  }                                                                                                \
+  inline T __reduce_min_sync(unsigned mask, T value, MOED_SIMT_PLACE) {                            \
+    return moed::simt::Reduce(                                                                     \
+        mask, value, [](T a, T b) { return b < a ? b : a; }, MOED_SIMT_HERE("__reduce_min_sync")); \
+  }
+MOED_SIMT_REDUCE(int)
+MOED_SIMT_REDUCE(unsigned)
+#undef MOED_SIMT_REDUCE
+
 // ---------------------------------------------------------------------------------------- atomics, relaxed as in CUDA
 
 namespace moed::simt {
