@@ -189,12 +189,12 @@ __device__ __forceinline__ void Attention<Shape>::Run(int begin, int end) {
   const int seen_begin = rows_.BeginOf(rows_.LastEnd());
   const int seen_end = rows_.FirstEnd();
   for (int i = 0; i < Shape::kStages; ++i) SetTable(first_tile + i, LookUp(first_tile + i));
-  LoadQueries<T, Shape::kRows, Shape::kHeadDim, Shape::kStride, Shape::kThreads>(p_, rows_, query_);
   __syncthreads();
   for (int i = 0; i < Shape::kStages - 1; ++i) {
     if (first_tile + i < end_tile) CopyTile(first_tile + i);
     ptx::CpAsyncCommit();
   }
+  LoadQueries<T, Shape::kRows, Shape::kHeadDim, Shape::kStride, Shape::kThreads>(p_, rows_, query_);
   for (int tile = first_tile; tile < end_tile; ++tile) {
     // Asked for early: the block's number is a long way off.
     const int32_t next_row = LookUp(tile + Shape::kStages);

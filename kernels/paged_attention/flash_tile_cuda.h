@@ -97,20 +97,34 @@ struct RowView {
   int kv_head, group, window;
 };
 
+// Four neighbouring queries, from an address that is a multiple of 16 where `aligned`.
+__device__ __forceinline__ float4 LoadFourQueries(const float* q, bool aligned) {
+  return aligned ? *reinterpret_cast<const float4*>(q) : make_float4(q[0], q[1], q[2], q[3]);
+}
+
 // Queries of a tile's rows to shared memory, rounded, rows `stride` elements apart; zeros beyond the last row.
 template <typename T, int kRows, int kDim, int kStride, int kThreads>
 __device__ __forceinline__ void LoadQueries(const AttentionParameters<T>& p, const RowView& rows, T* query) {
   constexpr int kQuads = kDim / 4;
-  for (int i = static_cast<int>(threadIdx.x); i < kRows * kQuads; i += kThreads) {
-    const int row = i / kQuads;
-    const int d = i % kQuads * 4;
-    float4 q = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    if (row < rows.tile.num_rows) {
-      const float* head =
-          p.q + (rows.tile.first_token + rows.TokenOf(row)) * p.q_token_stride + rows.HeadOf(row) * p.q_head_stride;
-      q = make_float4(head[d], head[d + 1], head[d + 2], head[d + 3]);
+  constexpr int kAtOnce = 6;  // loads under way
+  const int end = rows.tile.num_rows * kQuads;
+  for (int first = static_cast<int>(threadIdx.x); first < kRows * kQuads; first += kAtOnce * kThreads) {
+    float4 q[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int i = first + j * kThreads;
+      const int row = i / kQuads;
+      const float* head = p.q + (rows.tile.first_token + rows.TokenOf(row)) * p.q_token_stride +
+                          rows.HeadOf(row) * p.q_head_stride + i % kQuads * 4;
+      q[j] = i < end ? LoadFourQueries(head, p.q_in_fours) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     }
-    *reinterpret_cast<uint2*>(query + row * kStride + d) = make_uint2(Pack(q.x, q.y, T()), Pack(q.z, q.w, T()));
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int i = first + j * kThreads;
+      if (i >= kRows * kQuads) break;
+      *reinterpret_cast<uint2*>(query + i / kQuads * kStride + i % kQuads * 4) =
+          make_uint2(Pack(q[j].x, q[j].y, T()), Pack(q[j].z, q[j].w, T()));
+    }
   }
 }
 

@@ -249,6 +249,7 @@ AttentionParameters<T> ParametersOf(const PagedAttentionArgs& args) {
   p.q = args.q.As<float>();
   p.q_token_stride = args.q.stride(0);
   p.q_head_stride = args.q.stride(1);
+  p.q_in_fours = InFours(p.q, p.q_token_stride, p.q_head_stride);
   p.k_pages = args.k_pages.As<T>();
   p.v_pages = args.v_pages.As<T>();
   p.v_row_stride = args.v_pages.stride(2);
