@@ -84,6 +84,14 @@ __device__ __forceinline__ void StoreFloat(Half* p, float value) {
   *reinterpret_cast<__half*>(p) = __float2half_rn(value);
 }
 
+// Two neighbours at once; the address is a multiple of their size.
+__device__ __forceinline__ void StorePair(float* p, float first, float second) {
+  *reinterpret_cast<float2*>(p) = make_float2(first, second);
+}
+__device__ __forceinline__ void StorePair(BFloat16* p, float first, float second) {
+  *reinterpret_cast<__nv_bfloat162*>(p) = __floats2bfloat162_rn(first, second);
+}
+
 // ------------------------------------------------------------------------- sums over threads, in one fixed order
 
 // Every lane gets the sum over the warp.
