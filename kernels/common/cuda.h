@@ -100,6 +100,14 @@ __device__ __forceinline__ unsigned PackBf16(float lower, float upper) {
 __device__ __forceinline__ float4 LoadFour(const float* p) { return *reinterpret_cast<const float4*>(p); }
 __device__ __forceinline__ void StoreFour(float* p, const float4& value) { *reinterpret_cast<float4*>(p) = value; }
 
+// Two neighbours at once; the address is a multiple of their size.
+__device__ __forceinline__ void StorePair(float* p, float first, float second) {
+  *reinterpret_cast<float2*>(p) = make_float2(first, second);
+}
+__device__ __forceinline__ void StorePair(BFloat16* p, float first, float second) {
+  *reinterpret_cast<__nv_bfloat162*>(p) = __floats2bfloat162_rn(first, second);
+}
+
 // ------------------------------------------------------------------------- sums over threads, in one fixed order
 
 // Every lane gets the sum over the warp.

@@ -1,9 +1,11 @@
-// Two bodies: few rows at the speed at which the weights come from memory, many rows on the tensor cores. Weights of
-// floats have the first only, with ordinary multiply-adds, and another one for fewer rows.
+// Few rows are multiplied at the speed at which the weights come from memory, many rows on the tensor cores: by
+// warpgroups where the device has them and there is enough to do for all of it, else by warps. Weights of floats have
+// the first body only, with ordinary multiply-adds, and another one for fewer rows.
 #include "kernels/gemm/float_product_cuda.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm/skinny_product_cuda.h"
 #include "kernels/gemm/tile_product_cuda.h"
+#include "kernels/gemm/wgmma_product_cuda.h"
 
 namespace moed::kernels {
 namespace {
@@ -13,6 +15,8 @@ constexpr int kSkinnyWarps = 8;
 // From more rows on, the tiles of the tensor cores are filled well enough.
 constexpr int64_t kMaxSkinnyRows = 32;
 constexpr int kRowWarps = 4;
+// A product by warpgroups has as many blocks at least; fewer, as large as they are, leave too much of a device idle.
+constexpr int64_t kMinWgmmaBlocks = 64;
 
 struct GemmParameters {
   OperandRows x;
@@ -119,6 +123,49 @@ __global__ void __launch_bounds__(TileProduct<Words, kRowWarps>::kThreads) TileK
   });
 }
 
+__device__ __forceinline__ void StoreTwo(const GemmParameters& p, float* out, int output, const float (&values)[2]) {
+  if (p.aligned && output + 2 <= p.n && p.bias == nullptr && !p.accumulate) {
+    return StorePair(out + output, values[0], values[1]);
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (output + i < p.n) StoreOne(p, out, output + i, values[i]);
+  }
+}
+
+// Grid: tiles (BlockTile), heads.
+template <typename Words, int kTokens>
+__global__ void __launch_bounds__(WgmmaProduct<Words, kTokens>::kThreads, 1) WgmmaKernel(GemmParameters p) {
+  if constexpr (!ptx::kHasWgmma) {
+    ptx::Trap();
+  } else {
+    using Product = WgmmaProduct<Words, kTokens>;
+    MOED_DYNAMIC_SHARED(char, shared);
+    const int columns = CeilDiv(p.n, Product::kOutputs), row_tiles = CeilDiv(p.m, kTokens);
+    const int head = static_cast<int>(blockIdx.y);
+    const BlockTile tile = TileOf(static_cast<int>(blockIdx.x), row_tiles, columns);
+    const int first_panel = tile.column * 2 * Product::kPairs;
+    const char* first = p.weights + head * p.weight_distance + first_panel * p.layout.panel_bytes;
+    const PanelPairs panels = AdjacentPanels(first, p.layout, CeilDiv(p.n, kPanelOutputs) - first_panel);
+    const auto row_of = [&](int i) {
+      const int row = tile.row_tile * kTokens + i;
+      return row < p.m ? row : -1;
+    };
+    typename Product::Sums sums;
+    Product::Run(p.x.Head(head), row_of, panels, p.layout, shared, &sums);
+    // Once more: kept over the product they would take registers that it needs.
+    const BlockTile done = TileOf(ptx::Recompute(static_cast<int>(blockIdx.x)), row_tiles, columns);
+    const int first_row = done.row_tile * kTokens;
+    const int output = done.column * Product::kOutputs + Product::Pair() * 2 * kPanelOutputs + Product::Output();
+    float* out = p.out + first_row * p.out_stride + ptx::Recompute(static_cast<int>(blockIdx.y)) * p.out_head_stride;
+    Product::ForEachRow(sums, [&](int row, const float(&first)[2], const float(&second)[2]) {
+      if (first_row + row >= p.m) return;
+      StoreTwo(p, out + row * p.out_stride, output, first);
+      StoreTwo(p, out + row * p.out_stride, output + kPanelOutputs, second);
+    });
+  }
+}
+
 template <typename Words, int kTiles>
 void LaunchSkinny(const ExecContext& ctx, const GemmParameters& p, int heads) {
   constexpr int kRows = kTiles * kRowsPerTile;
@@ -151,6 +198,30 @@ void RunFloat(const ExecContext& ctx, GemmParameters p, int heads) {
   LaunchSkinny<F32Words, 4>(ctx, p, heads);
 }
 
+template <typename Words, int kTokens>
+void LaunchWgmma(const ExecContext& ctx, const GemmParameters& p, int heads) {
+  using Product = WgmmaProduct<Words, kTokens>;
+  const dim3 grid(static_cast<unsigned>(CeilDiv(p.m, kTokens) * CeilDiv(p.n, Product::kOutputs)),
+                  static_cast<unsigned>(heads));
+  MOED_LAUNCH((WgmmaKernel<Words, kTokens>), grid, Product::kThreads, Product::SharedBytes(), ctx.stream, p);
+}
+
+// Whether blocks of `tokens` rows and as many outputs as those of WgmmaProduct are enough.
+bool FillsDevice(const ExecContext& ctx, const GemmParameters& p, int heads, int tokens) {
+  const int64_t blocks = int64_t{CeilDiv(p.m, tokens)} * CeilDiv(p.n, WgmmaProduct<Bf16Words, 64>::kOutputs) * heads;
+  return blocks >= kMinWgmmaBlocks || (ctx.wgmma.has_value() && p.m >= tokens);
+}
+
+// For more than kMaxSkinnyRows rows.
+template <typename Words>
+void LaunchManyRows(const ExecContext& ctx, const GemmParameters& p, int heads) {
+  if (MayUseWgmma(ctx) && WgmmaProduct<Words, 64>::Takes(p.layout)) {
+    if (FillsDevice(ctx, p, heads, 128)) return LaunchWgmma<Words, 128>(ctx, p, heads);
+    if (FillsDevice(ctx, p, heads, 64) || ctx.wgmma.has_value()) return LaunchWgmma<Words, 64>(ctx, p, heads);
+  }
+  LaunchTile<Words>(ctx, p, heads);
+}
+
 // out of `heads` heads, x and weights prepared.
 void Run(const ExecContext& ctx, const GemmParameters& p, WeightFormat format, int heads) {
   WithWords(format, [&](auto words) {
@@ -158,7 +229,7 @@ void Run(const ExecContext& ctx, const GemmParameters& p, WeightFormat format, i
     if constexpr (std::is_same_v<Words, F32Words>) {
       RunFloat(ctx, p, heads);
     } else {
-      if (p.m > kMaxSkinnyRows) return LaunchTile<Words>(ctx, p, heads);
+      if (p.m > kMaxSkinnyRows) return LaunchManyRows<Words>(ctx, p, heads);
       if (p.m <= kRowsPerTile) return LaunchSkinny<Words, 1>(ctx, p, heads);
       if (p.m <= 2 * kRowsPerTile) return LaunchSkinny<Words, 2>(ctx, p, heads);
       LaunchSkinny<Words, 4>(ctx, p, heads);

@@ -72,6 +72,9 @@ struct Bf16Words {
     words[0] = lines[0];
     words[1] = lines[1];
   }
+  // For k in its own order: the line of a step in which its word i lies, and that word, from the line.
+  static __device__ __forceinline__ int LineOfWord(int i) { return i; }
+  static __device__ __forceinline__ unsigned UnpackWord(unsigned line, int /*i*/) { return line; }
   static __device__ __forceinline__ void Multiply(Sum (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     ptx::MmaBf16(d, a, b);
   }
@@ -90,6 +93,8 @@ struct Int8Words {
     words[0] = Signed(lines[0]);
     words[1] = Signed(lines[1]);
   }
+  static __device__ __forceinline__ int LineOfWord(int i) { return i; }
+  static __device__ __forceinline__ unsigned UnpackWord(unsigned line, int /*i*/) { return line ^ 0x80808080u; }
   static __device__ __forceinline__ void Multiply(Sum (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     ptx::MmaS8(d, a, b);
   }
@@ -106,6 +111,10 @@ struct Int4Words {
     const uint4& line = lines[0];
     words[0] = make_uint4(Upper(line.x << 4), Upper(line.y << 4), Upper(line.z << 4), Upper(line.w << 4));
     words[1] = make_uint4(Upper(line.x), Upper(line.y), Upper(line.z), Upper(line.w));
+  }
+  static __device__ __forceinline__ int LineOfWord(int i) { return i / 2; }
+  static __device__ __forceinline__ unsigned UnpackWord(unsigned line, int i) {
+    return Upper(i % 2 == 0 ? line << 4 : line);
   }
   static __device__ __forceinline__ void Multiply(Sum (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     ptx::MmaS8(d, a, b);

@@ -1,10 +1,12 @@
 // Three launches: hidden = act(gate(x), up(x)) for the pairs by expert, down(hidden) of each pair to a row of its own,
-// and the weighted sum of a token's rows in the order of its choices. Products come in the two bodies of gemm: for few
-// rows an expert at the speed at which its weights come from memory, for many on the tensor cores.
+// and the weighted sum of a token's rows in the order of its choices. Products come in the bodies of gemm: for few rows
+// an expert at the speed at which its weights come from memory, for many on the tensor cores, by warps or by
+// warpgroups.
 #include <algorithm>
 
 #include "kernels/gemm/skinny_product_cuda.h"
 #include "kernels/gemm/tile_product_cuda.h"
+#include "kernels/gemm/wgmma_product_cuda.h"
 #include "kernels/moe_ffn/expert_tiles_cuda.h"
 #include "kernels/moe_ffn/moe_ffn.h"
 
@@ -14,6 +16,11 @@ namespace {
 // Of the body for few rows: warps of a block, each of which takes its part of k. Gate and up share them.
 constexpr int kSkinnyWarps = 8;
 constexpr int kCombineThreads = 128;
+
+// Of two outputs.
+struct BiasPair {
+  float first, second;
+};
 
 // One matrix of each expert.
 struct ExpertWeights {
@@ -28,6 +35,10 @@ struct ExpertWeights {
   }
   __device__ __forceinline__ float Bias(int expert, int output) const {
     return bias == nullptr ? 0.0f : bias[static_cast<int64_t>(expert) * n + output];
+  }
+  // Of `output` and the next, as far as there are such.
+  __device__ __forceinline__ BiasPair TwoBiases(int expert, int output) const {
+    return {output < n ? Bias(expert, output) : 0.0f, output + 1 < n ? Bias(expert, output + 1) : 0.0f};
   }
 };
 
@@ -62,15 +73,18 @@ struct DownParameters {
   int64_t out_stride;
 };
 
-// The rows of a tile, looked up by all threads of the block: the place of row i, or -1 beyond the last.
+// The rows of a tile, looked up by all threads of the block: the place of row i, or -1 beyond the last. Who needs the
+// tile once more after a long product finds it here, where it takes no registers.
 template <int kRows>
 struct TileRows {
   int places[kRows];
+  ExpertTile tile;
 
   template <typename PlaceOf>
-  __device__ __forceinline__ void Fill(const ExpertTile& tile, const PlaceOf& place_of) {
+  __device__ __forceinline__ void Fill(const ExpertTile& found, const PlaceOf& place_of) {
+    if (threadIdx.x == 0) tile = found;
     for (int i = static_cast<int>(threadIdx.x); i < kRows; i += static_cast<int>(blockDim.x)) {
-      places[i] = i < tile.rows ? place_of(tile.first + i) : -1;
+      places[i] = i < found.rows ? place_of(found.first + i) : -1;
     }
     __syncthreads();
   }
@@ -88,10 +102,7 @@ __device__ __forceinline__ float Activate(const GateUpParameters& p, float gate,
   return g / (1.0f + expf(-p.swiglu_alpha * g)) * (u + 1.0f);
 }
 
-__device__ __forceinline__ void StoreHidden(const GateUpParameters& p, int expert, int64_t place, int output,
-                                            float gate, float up) {
-  const float value = Activate(p, gate + p.gate.Bias(expert, output), up + p.up.Bias(expert, output));
-  const int64_t offset = place * p.hidden_stride + output;
+__device__ __forceinline__ void StoreHiddenValue(const GateUpParameters& p, int64_t offset, float value) {
   if (p.hidden_is_bf16) {
     StoreFloat(static_cast<BFloat16*>(p.hidden) + offset, value);
   } else {
@@ -99,8 +110,30 @@ __device__ __forceinline__ void StoreHidden(const GateUpParameters& p, int exper
   }
 }
 
-__device__ __forceinline__ void StoreResult(const DownParameters& p, int expert, int pair, int output, float product) {
-  const float value = product + p.down.Bias(expert, output);
+__device__ __forceinline__ void StoreHidden(const GateUpParameters& p, int expert, int64_t place, int output,
+                                            float gate, float up) {
+  const float value = Activate(p, gate + p.gate.Bias(expert, output), up + p.up.Bias(expert, output));
+  StoreHiddenValue(p, place * p.hidden_stride + output, value);
+}
+
+// Those of `output`, which is even, and the next, as far as there are such.
+__device__ __forceinline__ void StoreTwoHidden(const GateUpParameters& p, int64_t place, int output,
+                                               const float (&gate)[2], const BiasPair& gate_bias, const float (&up)[2],
+                                               const BiasPair& up_bias) {
+  const float first = Activate(p, gate[0] + gate_bias.first, up[0] + up_bias.first);
+  const float second = Activate(p, gate[1] + gate_bias.second, up[1] + up_bias.second);
+  const int64_t offset = place * p.hidden_stride + output;
+  if (p.hidden_stride % 2 != 0 || output + 2 > p.gate.n) {
+    if (output < p.gate.n) StoreHiddenValue(p, offset, first);
+    if (output + 1 < p.gate.n) StoreHiddenValue(p, offset + 1, second);
+  } else if (p.hidden_is_bf16) {
+    StorePair(static_cast<BFloat16*>(p.hidden) + offset, first, second);
+  } else {
+    StorePair(static_cast<float*>(p.hidden) + offset, first, second);
+  }
+}
+
+__device__ __forceinline__ void StoreResultValue(const DownParameters& p, int pair, int output, float value) {
   if (!p.is_single) {
     p.results[static_cast<int64_t>(pair) * p.down.n + output] = value;
     return;
@@ -108,6 +141,22 @@ __device__ __forceinline__ void StoreResult(const DownParameters& p, int expert,
   float* out = p.out + pair * p.out_stride + output;
   const float weighted = value * p.weights[pair];
   *out = p.accumulate ? *out + weighted : weighted;
+}
+
+__device__ __forceinline__ void StoreResult(const DownParameters& p, int expert, int pair, int output, float product) {
+  StoreResultValue(p, pair, output, product + p.down.Bias(expert, output));
+}
+
+// Those of `output`, which is even, and the next, as far as there are such.
+__device__ __forceinline__ void StoreTwoResults(const DownParameters& p, int pair, int output,
+                                                const float (&products)[2], const BiasPair& bias) {
+  const float first = products[0] + bias.first, second = products[1] + bias.second;
+  if (p.is_single || p.down.n % 2 != 0 || output + 2 > p.down.n) {
+    if (output < p.down.n) StoreResultValue(p, pair, output, first);
+    if (output + 1 < p.down.n) StoreResultValue(p, pair, output + 1, second);
+    return;
+  }
+  StorePair(p.results + static_cast<int64_t>(pair) * p.down.n + output, first, second);
 }
 
 // --------------------------------------------------------------------------------------------------- few rows
@@ -218,6 +267,75 @@ __global__ void __launch_bounds__(TileProduct<Words, kRowWarps>::kThreads) DownT
   });
 }
 
+// -------------------------------------------------------------------------------------- many rows, by warpgroups
+
+// Grid: tiles of rows and outputs (BlockTile). Of a pair of panels one is of gate, the other of up.
+template <typename Words, int kTokens>
+__global__ void __launch_bounds__(WgmmaProduct<Words, kTokens>::kThreads, 1)
+    GateUpWgmmaKernel(GateUpParameters p, int row_tiles) {
+  if constexpr (!ptx::kHasWgmma) {
+    ptx::Trap();
+  } else {
+    using Product = WgmmaProduct<Words, kTokens>;
+    MOED_DYNAMIC_SHARED(char, shared);
+    MOED_SHARED(TileRows<kTokens>, rows, [1]);
+    const int columns = CeilDiv(p.gate.n, Product::kOutputs / 2);
+    const BlockTile block = TileOf(static_cast<int>(blockIdx.x), row_tiles, columns);
+    const ExpertTile found = FindTile(p.routing.expert_offsets, p.routing.num_experts, kTokens, block.row_tile);
+    if (found.rows == 0) return;
+    rows[0].Fill(found, [&](int i) { return p.routing.sorted_pairs[i] / p.routing.top_k; });
+    const int first_panel = block.column * Product::kPairs;
+    const int num_panels = CeilDiv(p.gate.n, kPanelOutputs) - first_panel;
+    const PanelPairs panels = {.first = p.gate.Panel(found.expert, first_panel),
+                               .second = p.up.Panel(found.expert, first_panel),
+                               .distance = p.gate.layout.panel_bytes,
+                               .num_first = num_panels,
+                               .num_second = num_panels};
+    const auto row_of = [&](int i) { return rows[0].places[i]; };
+    typename Product::Sums sums;
+    Product::Run(p.x, row_of, panels, p.gate.layout, shared, &sums);
+    const ExpertTile& tile = rows[0].tile;
+    const int output = (first_panel + Product::Pair()) * kPanelOutputs + Product::Output();
+    const BiasPair gate_bias = p.gate.TwoBiases(tile.expert, output), up_bias = p.up.TwoBiases(tile.expert, output);
+    Product::ForEachRow(sums, [&](int row, const float(&gate)[2], const float(&up)[2]) {
+      if (row >= tile.rows) return;
+      StoreTwoHidden(p, tile.first + row, output, gate, gate_bias, up, up_bias);
+    });
+  }
+}
+
+// Grid: tiles of rows and outputs (BlockTile).
+template <typename Words, int kTokens>
+__global__ void __launch_bounds__(WgmmaProduct<Words, kTokens>::kThreads, 1)
+    DownWgmmaKernel(DownParameters p, int row_tiles) {
+  if constexpr (!ptx::kHasWgmma) {
+    ptx::Trap();
+  } else {
+    using Product = WgmmaProduct<Words, kTokens>;
+    MOED_DYNAMIC_SHARED(char, shared);
+    MOED_SHARED(TileRows<kTokens>, pairs, [1]);
+    const BlockTile block = TileOf(static_cast<int>(blockIdx.x), row_tiles, CeilDiv(p.down.n, Product::kOutputs));
+    const ExpertTile found = FindTile(p.routing.expert_offsets, p.routing.num_experts, kTokens, block.row_tile);
+    if (found.rows == 0) return;
+    pairs[0].Fill(found, [&](int i) { return p.routing.sorted_pairs[i]; });
+    const int first_panel = block.column * 2 * Product::kPairs;
+    const PanelPairs panels = AdjacentPanels(p.down.Panel(found.expert, first_panel), p.down.layout,
+                                             CeilDiv(p.down.n, kPanelOutputs) - first_panel);
+    const auto row_of = [&](int i) { return i < found.rows ? found.first + i : -1; };
+    typename Product::Sums sums;
+    Product::Run(p.hidden, row_of, panels, p.down.layout, shared, &sums);
+    const ExpertTile& tile = pairs[0].tile;
+    const int output = (first_panel + 2 * Product::Pair()) * kPanelOutputs + Product::Output();
+    const BiasPair first_bias = p.down.TwoBiases(tile.expert, output);
+    const BiasPair second_bias = p.down.TwoBiases(tile.expert, output + kPanelOutputs);
+    Product::ForEachRow(sums, [&](int row, const float(&first)[2], const float(&second)[2]) {
+      if (row >= tile.rows) return;
+      StoreTwoResults(p, pairs[0].places[row], output, first, first_bias);
+      StoreTwoResults(p, pairs[0].places[row], output + kPanelOutputs, second, second_bias);
+    });
+  }
+}
+
 // Grid: tokens, pieces of their outputs. A thread has one output; its loads of several choices are under way together.
 __global__ void __launch_bounds__(kCombineThreads) CombineKernel(DownParameters p) {
   constexpr int kAtOnce = 8;
@@ -295,14 +413,37 @@ void LaunchTile(const ExecContext& ctx, const Grid& grid, const Parameters& p) {
   }
 }
 
+const PanelLayout& LayoutOf(const GateUpParameters& p) { return p.gate.layout; }
+const PanelLayout& LayoutOf(const DownParameters& p) { return p.down.layout; }
+
+template <typename Words, int kTokens, bool kGateUp, typename Parameters>
+void LaunchWgmma(const ExecContext& ctx, const Grid& grid, const Parameters& p) {
+  using Product = WgmmaProduct<Words, kTokens>;
+  const auto row_tiles = static_cast<int>(MaxTiles(grid.num_pairs, grid.num_experts, kTokens));
+  if constexpr (kGateUp) {
+    const auto blocks = static_cast<unsigned>(row_tiles * CeilDiv(p.gate.n, Product::kOutputs / 2));
+    MOED_LAUNCH((GateUpWgmmaKernel<Words, kTokens>), blocks, Product::kThreads, Product::SharedBytes(), ctx.stream, p,
+                row_tiles);
+  } else {
+    const auto blocks = static_cast<unsigned>(row_tiles * CeilDiv(p.down.n, Product::kOutputs));
+    MOED_LAUNCH((DownWgmmaKernel<Words, kTokens>), blocks, Product::kThreads, Product::SharedBytes(), ctx.stream, p,
+                row_tiles);
+  }
+}
+
 // The product with gate and up, or with down.
 template <bool kGateUp, typename Parameters>
 void LaunchProduct(const ExecContext& ctx, const Grid& grid, WeightFormat format, const Parameters& p) {
+  const PanelLayout& layout = LayoutOf(p);
   WithWords(format, [&](auto words) {
     using Words = decltype(words);
     if (grid.size == TileSize::k8) return LaunchSkinny<Words, 1, kGateUp>(ctx, grid, p);
     if (grid.size == TileSize::k16) return LaunchSkinny<Words, 2, kGateUp>(ctx, grid, p);
     if constexpr (!std::is_same_v<Words, F32Words>) {
+      if (MayUseWgmma(ctx) && WgmmaProduct<Words, 64>::Takes(layout)) {
+        if (grid.size == TileSize::k64) return LaunchWgmma<Words, 64, kGateUp>(ctx, grid, p);
+        if (grid.size == TileSize::k128) return LaunchWgmma<Words, 128, kGateUp>(ctx, grid, p);
+      }
       if (grid.size == TileSize::k64) return LaunchTile<Words, 2, kGateUp>(ctx, grid, p);
       if (grid.size == TileSize::k128) return LaunchTile<Words, 4, kGateUp>(ctx, grid, p);
     }

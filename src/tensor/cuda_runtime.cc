@@ -10,6 +10,13 @@
 namespace moed {
 namespace {
 
+// Whether the kernels of this build have bodies for sm_90a.
+#if defined(MOED_CUDA_SM90A) || defined(MOED_SIMT)
+constexpr bool kCompiledForWgmma = true;
+#else
+constexpr bool kCompiledForWgmma = false;
+#endif
+
 std::string VersionText(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
 
 // Why there is no device, in words that tell what to do.
@@ -128,8 +135,11 @@ absl::StatusOr<std::unique_ptr<CudaStream>> CudaStream::Create(Device device) {
   cudaStream_t handle = nullptr;
   cudaError_t error = cudaSetDevice(device.index);
   if (error == cudaSuccess) error = cudaStreamCreateWithFlags(&handle, cudaStreamNonBlocking);
+  int major = 0, minor = 0;
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device.index);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device.index);
   if (error != cudaSuccess) return Failed(fmt::format("a stream on {}", DeviceName(device)), error);
-  return std::unique_ptr<CudaStream>(new CudaStream(device, handle));
+  return std::unique_ptr<CudaStream>(new CudaStream(device, handle, kCompiledForWgmma && major == 9 && minor == 0));
 }
 
 CudaStream::~CudaStream() {

@@ -24,6 +24,8 @@ class CudaStream {
   Device device() const { return device_; }
   // A cudaStream_t.
   void* handle() const { return handle_; }
+  // Whether the device has products of warpgroups (wgmma): compute capability 9.0 and no other.
+  bool has_wgmma() const { return has_wgmma_; }
 
   // Whether what is enqueued now will run. Kernels are launched only into an open stream.
   bool is_open() const { return error_.ok() && !is_measuring_; }
@@ -47,10 +49,11 @@ class CudaStream {
   void MakeCurrent() const;
 
  private:
-  CudaStream(Device device, void* handle) : device_(device), handle_(handle) {}
+  CudaStream(Device device, void* handle, bool has_wgmma) : device_(device), handle_(handle), has_wgmma_(has_wgmma) {}
 
   Device device_;
   void* handle_;
+  bool has_wgmma_;
   absl::Status error_;
   bool is_measuring_ = false;
 };

@@ -2,6 +2,8 @@
 #ifndef MOED_TENSOR_EXEC_CONTEXT_H_
 #define MOED_TENSOR_EXEC_CONTEXT_H_
 
+#include <optional>
+
 #include "base/cpu_info.h"
 #include "base/thread_pool.h"
 #include "tensor/cuda_stream.h"
@@ -20,6 +22,9 @@ struct ExecContext {
   Workspace* workspace = nullptr;
   // CUDA: where ops are enqueued; they never wait for it.
   CudaStream* stream = nullptr;
+  // CUDA: whether products of many rows run by warpgroups (set it to test either body). Unset: where the stream's
+  // device has them, and where that pays.
+  std::optional<bool> wgmma;
 };
 
 }  // namespace moed

@@ -61,7 +61,7 @@ void CudaBodyTest::SetUp() {
 
 void CudaBodyTest::TearDown() { tensor_pages = {}; }
 
-CudaContext::CudaContext() {
+CudaContext::CudaContext() : context_(TheGpu().context) {
   Gpu& gpu = TheGpu();
   const Workspace::Scope scope(gpu.workspace.get());
   constexpr size_t kBytes = size_t{1} << 20;  // which is all of it but in large tests
@@ -71,7 +71,10 @@ CudaContext::CudaContext() {
   }
 }
 
-CudaContext::operator const ExecContext&() const { return TheGpu().context; }
+// A device without wgmma has the other body only.
+void CudaContext::SetWgmma(std::optional<bool> wgmma) {
+  context_.wgmma = context_.stream->has_wgmma() ? wgmma : std::nullopt;
+}
 
 void Await(const ExecContext& ctx) {
   const absl::Status status = ctx.stream->Synchronize();

@@ -6,6 +6,8 @@
 
 #include <gtest/gtest.h>
 
+#include <optional>
+
 #include "tests/support/tensor_testing.h"
 #ifndef MOED_TEST_ON_GPU
 #include "tests/support/simt/simt_testing.h"
@@ -27,18 +29,23 @@ class CudaBodyTest : public testing::Test {
 class CudaContext {
  public:
   CudaContext();
-  operator const ExecContext&() const;  // NOLINT: passed where a context is asked for
+  void SetWgmma(std::optional<bool> wgmma);
+  operator const ExecContext&() const { return context_; }  // NOLINT: passed where a context is asked for
+
+ private:
+  ExecContext context_;
 };
 
 // Returns when what was enqueued is done, that is, before results are looked at; fails the test with what went wrong.
 void Await(const ExecContext& ctx);
 
-// Calls check(context) twice: the GPU orders the threads, and not always in one way.
+// Calls check(context) twice: the GPU orders the threads, and not always in one way. `wgmma` as in ExecContext.
 template <typename Check>
-void ForEachThreadOrder(const Check& check, int /*num_random*/ = 3) {
+void ForEachThreadOrder(const Check& check, int /*num_random*/ = 3, std::optional<bool> wgmma = std::nullopt) {
   for (int i = 0; i < 2; ++i) {
     SCOPED_TRACE("run " + std::to_string(i));
-    const CudaContext context;
+    CudaContext context;
+    context.SetWgmma(wgmma);
     check(static_cast<const ExecContext&>(context));
     Await(context);
   }

@@ -301,6 +301,8 @@ class TestContext {
     context_.workspace = &workspace_;
   }
   operator const ExecContext&() const { return context_; }  // NOLINT: passed where a context is asked for
+  // Has the body of CUDA's many rows chosen.
+  void SetWgmma(std::optional<bool> wgmma) { context_.wgmma = wgmma; }
 
  private:
   ThreadPool threads_;

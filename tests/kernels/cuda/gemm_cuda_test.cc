@@ -43,6 +43,14 @@ std::vector<double> Magnitudes(const GemmArgs& args, const TensorView& old_out) 
   return magnitudes;
 }
 
+// Calls check(whether products of many rows run by warpgroups) for the bodies that m rows have.
+template <typename Check>
+void ForEachBody(WeightFormat format, int64_t m, const Check& check) {
+  check(false);
+  const bool has_wgmma = m > 32 && format.type != WeightFormat::Type::kF32 && format.group_size % 128 == 0;
+  if (has_wgmma) check(true);
+}
+
 void ExpectMatchesReference(GemmArgs args, const TensorView& old_out, double relative, int num_random) {
   const TestTensor expected = Copy(old_out), rounded = AsOnTensorCores(args.x, args.weight.format);
   GemmArgs exact = args;
@@ -51,17 +59,19 @@ void ExpectMatchesReference(GemmArgs args, const TensorView& old_out, double rel
   ASSERT_EQ(Check(exact), absl::OkStatus());
   reference::Gemm(exact);
   const std::vector<double> magnitudes = Magnitudes(exact, old_out);
-  test::ForEachThreadOrder(
-      [&](const ExecContext& ctx) {
-        const TestTensor out = Copy(old_out);
-        args.out = out;
-        cuda::Gemm(ctx, args);
-        test::Await(ctx);
-        EXPECT_TRUE(test::AllWithin(out, expected, [&](int64_t i) { return relative * magnitudes[i] + 1e-44; }))
-            << args.x.ToString() << " times [" << args.weight.n << ", " << args.weight.k << "] in "
-            << args.weight.format.ToString() << (args.accumulate ? ", accumulating" : "");
-      },
-      num_random);
+  ForEachBody(args.weight.format, args.x.dim(0), [&](bool wgmma) {
+    test::ForEachThreadOrder(
+        [&](const ExecContext& ctx) {
+          const TestTensor out = Copy(old_out);
+          args.out = out;
+          cuda::Gemm(ctx, args);
+          test::Await(ctx);
+          EXPECT_TRUE(test::AllWithin(out, expected, [&](int64_t i) { return relative * magnitudes[i] + 1e-44; }))
+              << args.x.ToString() << " times [" << args.weight.n << ", " << args.weight.k << "] in "
+              << args.weight.format.ToString() << (args.accumulate ? ", accumulating" : "");
+        },
+        num_random, wgmma);
+  });
 }
 
 // Both bodies, and shapes around the sizes of their tiles.
@@ -70,8 +80,9 @@ TEST_P(GemmCudaTest, MatchesReference) {
     int64_t m, n, k;
   };
   Random random;
-  std::vector<Shape> shapes = {{0, 5, 8},   {1, 1, 1},     {1, 33, 200},  {8, 32, 64},
-                               {9, 70, 65}, {17, 31, 130}, {33, 129, 90}, {130, 40, random.Int(1, 200)}};
+  std::vector<Shape> shapes = {{0, 5, 8},     {1, 1, 1},     {1, 33, 200},  {8, 32, 64},
+                               {9, 70, 65},   {17, 31, 130}, {33, 129, 90}, {130, 40, random.Int(1, 200)},
+                               {65, 300, 700}};
   for (int i = 0; i < 4; ++i) shapes.push_back({random.Int(1, 70), random.Int(1, 150), random.Int(1, 400)});
   for (const Shape& shape : shapes) {
     const TestTensor x = NormalTensor(random, {shape.m, shape.k});
@@ -122,7 +133,7 @@ TEST_P(GemmCudaTest, StridedRows) {
     const TensorView x = wide_x.view().Columns(4, 4 + k);
     const TestTensor expected({m, n}), rounded = AsOnTensorCores(x, GetParam());
     reference::Gemm({.x = rounded, .weight = weight[0], .bias = {}, .accumulate = false, .out = expected});
-    test::ForEachThreadOrder([&](const ExecContext& ctx) {
+    const auto check = [&](const ExecContext& ctx) {
       TestTensor wide_out({m, n + 6});
       test::FillConstant(wide_out, 42);
       const TensorView out = wide_out.view().Columns(3, 3 + n);
@@ -134,7 +145,8 @@ TEST_P(GemmCudaTest, StridedRows) {
           EXPECT_EQ(wide_out.As<float>()[row * (n + 6) + column], 42) << "written beside the output";
         }
       }
-    });
+    };
+    ForEachBody(GetParam(), m, [&](bool wgmma) { test::ForEachThreadOrder(check, 1, wgmma); });
   }
 }
 
@@ -144,18 +156,21 @@ TEST_P(GemmCudaTest, ResultsDoNotDependOnCompany) {
   const int64_t n = 70, k = 203;
   const Weights weight(random, 1, n, k, GetParam());
   const TestTensor x = NormalTensor(random, {90, k});
-  const test::CudaContext context;
-  const auto multiply = [&](int64_t begin, int64_t end) {
-    TestTensor out({end - begin, n});
-    const TensorView rows = x.view().Rows(begin, end);
-    cuda::Gemm(context, {.x = rows, .weight = weight[0], .bias = {}, .accumulate = false, .out = out});
-    test::Await(context);
-    return out;
-  };
-  const TestTensor few = multiply(0, 20), many = multiply(0, 90);
-  EXPECT_TRUE(test::BitIdentical(multiply(3, 4), few.view().Rows(3, 4)));
-  EXPECT_TRUE(test::BitIdentical(multiply(11, 20), few.view().Rows(11, 20)));
-  EXPECT_TRUE(test::BitIdentical(multiply(40, 90), many.view().Rows(40, 90)));
+  ForEachBody(GetParam(), 90, [&](bool wgmma) {
+    test::CudaContext context;
+    context.SetWgmma(wgmma);
+    const auto multiply = [&](int64_t begin, int64_t end) {
+      TestTensor out({end - begin, n});
+      const TensorView rows = x.view().Rows(begin, end);
+      cuda::Gemm(context, {.x = rows, .weight = weight[0], .bias = {}, .accumulate = false, .out = out});
+      test::Await(context);
+      return out;
+    };
+    const TestTensor few = multiply(0, 20), many = multiply(0, 90);
+    EXPECT_TRUE(test::BitIdentical(multiply(3, 4), few.view().Rows(3, 4)));
+    EXPECT_TRUE(test::BitIdentical(multiply(11, 20), few.view().Rows(11, 20)));
+    EXPECT_TRUE(test::BitIdentical(multiply(40, 90), many.view().Rows(40, 90)));
+  });
 }
 
 // Heads inside wider rows, read and written in place; each head is the product of its own rows alone.
@@ -173,22 +188,21 @@ TEST_P(GemmCudaTest, BatchedIsOneProductAHead) {
     args.weights = weights.data();
     args.out = wide.view().SplitLast(b.heads, b.n + 2).Columns(1, b.n + 1);
     ASSERT_EQ(Check(args), absl::OkStatus());
-    test::ForEachThreadOrder(
-        [&](const ExecContext& ctx) {
-          test::FillConstant(wide, 42);
-          cuda::BatchedGemm(ctx, args);
-          test::Await(ctx);
-          for (int64_t head = 0; head < b.heads && b.m > 0; ++head) {
-            const int64_t x_column = head * (b.k + 3) + 2, out_column = head * (b.n + 2);
-            const TensorView x = rows.view().Columns(x_column, x_column + b.k);
-            cuda::Gemm(ctx, {.x = x, .weight = weights[head], .bias = {}, .accumulate = false, .out = alone});
-            test::Await(ctx);
-            EXPECT_TRUE(test::BitIdentical(wide.view().Columns(out_column + 1, out_column + b.n + 1), alone));
-            EXPECT_EQ(wide.As<float>()[out_column], 42) << "written beside the output";
-            EXPECT_EQ(wide.As<float>()[out_column + b.n + 1], 42) << "written beside the output";
-          }
-        },
-        1);
+    const auto check = [&](const ExecContext& ctx) {
+      test::FillConstant(wide, 42);
+      cuda::BatchedGemm(ctx, args);
+      test::Await(ctx);
+      for (int64_t head = 0; head < b.heads && b.m > 0; ++head) {
+        const int64_t x_column = head * (b.k + 3) + 2, out_column = head * (b.n + 2);
+        const TensorView x = rows.view().Columns(x_column, x_column + b.k);
+        cuda::Gemm(ctx, {.x = x, .weight = weights[head], .bias = {}, .accumulate = false, .out = alone});
+        test::Await(ctx);
+        EXPECT_TRUE(test::BitIdentical(wide.view().Columns(out_column + 1, out_column + b.n + 1), alone));
+        EXPECT_EQ(wide.As<float>()[out_column], 42) << "written beside the output";
+        EXPECT_EQ(wide.As<float>()[out_column + b.n + 1], 42) << "written beside the output";
+      }
+    };
+    ForEachBody(GetParam(), b.m, [&](bool wgmma) { test::ForEachThreadOrder(check, 1, wgmma); });
   }
 }
 

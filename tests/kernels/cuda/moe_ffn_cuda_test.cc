@@ -46,25 +46,30 @@ void ExpectMatchesReference(MoeFfnArgs args, const Shape& shape, double hidden_s
   if (args.down[0].format == WeightFormat::BF16()) {
     allowed += 32.0 / 512 / std::sqrt(3) * hidden_scale * std::sqrt(shape.top_k);
   }
-  test::ForEachThreadOrder(
-      [&](const ExecContext& ctx) {
-        const TestTensor out = Copy(old_out);
-        args.out = out;
-        cuda::MoeFfn(ctx, args);
-        test::Await(ctx);
-        EXPECT_TRUE(test::AllClose(out, expected, allowed, allowed))
-            << fmt::format("{} tokens, hidden {}, intermediate {}, {} experts, top {}, {}", shape.num_tokens,
-                           shape.hidden, shape.intermediate, shape.num_experts, shape.top_k,
-                           moe_ffn_testing::FormatsName({args.gate[0].format, args.down[0].format}));
-      },
-      num_random);
+  // By warps and by warpgroups, where experts have so many rows.
+  for (const bool wgmma : {false, true}) {
+    if (wgmma && args.x.dim(0) < 16) continue;
+    test::ForEachThreadOrder(
+        [&](const ExecContext& ctx) {
+          const TestTensor out = Copy(old_out);
+          args.out = out;
+          cuda::MoeFfn(ctx, args);
+          test::Await(ctx);
+          EXPECT_TRUE(test::AllClose(out, expected, allowed, allowed))
+              << fmt::format("{} tokens, hidden {}, intermediate {}, {} experts, top {}, {}", shape.num_tokens,
+                             shape.hidden, shape.intermediate, shape.num_experts, shape.top_k,
+                             moe_ffn_testing::FormatsName({args.gate[0].format, args.down[0].format}));
+        },
+        num_random, wgmma);
+  }
 }
 
 // All sizes of tiles, experts without rows and with several tiles, one expert for all.
 TEST_P(MoeFfnCudaTest, MatchesReference) {
   Random random;
-  std::vector<Shape> shapes = {{1, 1, 1, 1, 1},    {1, 64, 64, 8, 2},  {33, 70, 45, 4, 2},  {13, 96, 64, 1, 1},
-                               {30, 33, 70, 4, 2}, {7, 40, 24, 75, 3}, {150, 40, 64, 2, 1}, {12, 130, 100, 2, 2}};
+  std::vector<Shape> shapes = {{1, 1, 1, 1, 1},     {1, 64, 64, 8, 2},    {33, 70, 45, 4, 2},
+                               {13, 96, 64, 1, 1},  {30, 33, 70, 4, 2},   {7, 40, 24, 75, 3},
+                               {150, 40, 64, 2, 1}, {12, 130, 100, 2, 2}, {70, 300, 150, 3, 2}};
   for (int i = 0; i < 2; ++i) {
     const int num_experts = static_cast<int>(random.Int(1, 20));
     shapes.push_back({random.Int(1, 33), random.Int(1, 150), random.Int(1, 100), num_experts,

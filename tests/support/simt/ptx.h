@@ -61,17 +61,89 @@ void MultiplyTile(Accumulator (&d)[4], const unsigned (&a)[4], const unsigned (&
       place);
 }
 
+// The part of d (+)= a b that a warp has of a wgmma: a [16, K] by rows in its registers, b [K, N] in shared memory by
+// columns of 128 bytes, swizzled, as kernels/common/ptx.h describes them.
+template <typename Accumulator, int N, int K, typename Element>
+void PerformProduct(const simt::AsyncProduct& product) {
+  constexpr int kPacked = K / 8;  // elements of a register
+  Accumulator left[K][16], right[K], sums[16];
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int r = 0; r < 4; ++r) {
+      for (int i = 0; i < kPacked; ++i) {
+        left[lane % 4 * kPacked + i + r / 2 * (K / 2)][lane / 4 + 8 * (r % 2)] = Element::Get(product.a[lane][r], i);
+      }
+    }
+  }
+  for (int column = 0; column < N; ++column) {
+    for (int half = 0; half < 2; ++half) {
+      const uintptr_t place = reinterpret_cast<uintptr_t>(product.b) + column * 128 + half * 16;
+      const void* quad = reinterpret_cast<const void*>(place ^ (place >> 7 & 7) << 4);
+      if (simt::IsUnfenced(quad)) simt::Fail("reads what no fence.proxy.async has shown it", product.place);
+      unsigned words[4];
+      std::memcpy(words, quad, 16);
+      for (int i = 0; i < K / 2; ++i) right[half * (K / 2) + i] = Element::Get(words[i / kPacked], i % kPacked);
+    }
+    std::fill(std::begin(sums), std::end(sums), Accumulator{0});
+    for (int row = 0; row < 16 && product.accumulate; ++row) {
+      const int lane = row % 8 * 4 + column % 8 / 2;
+      sums[row] = static_cast<Accumulator*>(product.d[lane])[column / 8 * 4 + row / 8 * 2 + column % 2];
+    }
+    for (int k = 0; k < K; ++k) {
+      for (int row = 0; row < 16; ++row) sums[row] += left[k][row] * right[k];
+    }
+    for (int row = 0; row < 16; ++row) {
+      const int lane = row % 8 * 4 + column % 8 / 2;
+      static_cast<Accumulator*>(product.d[lane])[column / 8 * 4 + row / 8 * 2 + column % 2] = sums[row];
+    }
+  }
+}
+
+template <typename Accumulator, int N, int K, typename Element>
+void StartProduct(Accumulator (&d)[N / 2], const unsigned (&a)[4], const void* b, bool accumulate,
+                  const simt::Place& place) {
+  if (reinterpret_cast<uintptr_t>(b) % 32 != 0 || reinterpret_cast<uintptr_t>(b) % 1024 >= 128) {
+    simt::Fail("b does not start in a first column, at a multiple of 32 bytes", place);
+  }
+  simt::AsyncProduct own = {.a = {a}, .b = b, .d = {d}, .accumulate = accumulate, .place = place, .perform = {}};
+  simt::WarpCollective(
+      ~0u, &own,
+      [](unsigned, void** data) {
+        simt::AsyncProduct product = *static_cast<simt::AsyncProduct*>(data[0]);
+        for (int lane = 0; lane < 32; ++lane) {
+          const auto* part = static_cast<const simt::AsyncProduct*>(data[lane]);
+          product.a[lane] = part->a[0];
+          product.d[lane] = part->d[0];
+          if (part->b != product.b || part->accumulate != product.accumulate) {
+            simt::Fail("lanes do not agree on b", product.place);
+          }
+        }
+        product.perform = PerformProduct<Accumulator, N, K, Element>;
+        simt::AsyncProducts& products = simt::WarpProducts();
+        if (!products.is_fenced) simt::Fail("registers were written, and no wgmma.fence came since", product.place);
+        products.groups.back().push_back(product);
+        if (simt::RandomBits() % 2 == 0) products.PerformAll();
+      },
+      place);
+}
+
 }  // namespace simt_internal
 
 // The hardware may copy at any moment up to the wait: here at once or at the wait, at random, so that a wait for too
 // few groups, or none, shows.
-inline void CpAsync16(void* shared, const void* global, bool valid = true, MOED_SIMT_PLACE) {
-  if (!simt_internal::Aligned16(shared) || !simt_internal::Aligned16(global)) {
-    simt::Fail("an address is not a multiple of 16", MOED_SIMT_HERE("cp.async"));
+inline void StartCopy(void* shared, const void* global, size_t bytes, bool valid, const simt::Place& place) {
+  if ((reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % bytes != 0) {
+    simt::Fail("an address is not a multiple of what is copied", place);
   }
-  simt::AsyncCopy copy = {shared, global, !valid, false};
+  simt::AsyncCopy copy = {shared, global, bytes, !valid, false};
+  simt::NoteStarted(copy);
   if (simt::RandomBits() % 2 == 0) copy.Perform();
   simt::AsyncCopyGroups().back().push_back(copy);
+}
+inline void CpAsync16(void* shared, const void* global, bool valid = true, MOED_SIMT_PLACE) {
+  StartCopy(shared, global, 16, valid, MOED_SIMT_HERE("cp.async"));
+}
+inline void CpAsync4(void* shared, const void* global, bool valid = true, MOED_SIMT_PLACE) {
+  StartCopy(shared, global, 4, valid, MOED_SIMT_HERE("cp.async"));
 }
 
 inline void CpAsyncCommit() { simt::AsyncCopyGroups().emplace_back(); }
@@ -81,7 +153,10 @@ template <int N>
 void CpAsyncWait() {
   auto& groups = simt::AsyncCopyGroups();
   while (static_cast<int>(groups.size()) - 1 > N) {
-    for (simt::AsyncCopy& copy : groups.front()) copy.Perform();
+    for (simt::AsyncCopy& copy : groups.front()) {
+      copy.Perform();
+      simt::NoteWaitedFor(copy);
+    }
     groups.erase(groups.begin());
   }
 }
@@ -124,6 +199,55 @@ inline void MmaS8(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], M
 }
 
 inline float Exp2(float x) { return std::exp2(x); }
+// ------------------------------------------------------------------------------- products of warpgroups (wgmma,
+// sm_90a)
+
+// As with copies, a product happens at any moment up to the wait, at random; before it come those that were started
+// earlier. That the four warps of a warpgroup come together is not seen to.
+constexpr bool kHasWgmma = true;
+
+inline int Recompute(int value) { return value; }
+inline void Trap(MOED_SIMT_PLACE) { simt::Fail("a kernel that is not for this device", MOED_SIMT_HERE("trap")); }
+inline void FenceProxyAsync() { simt::FenceAsyncCopies(); }
+
+inline void WgmmaFence(MOED_SIMT_PLACE) {
+  simt::WarpCollective(
+      ~0u, nullptr, [](unsigned, void**) { simt::WarpProducts().is_fenced = true; }, MOED_SIMT_HERE("wgmma.fence"));
+}
+inline void WgmmaCommit(MOED_SIMT_PLACE) {
+  simt::WarpCollective(
+      ~0u, nullptr,
+      [](unsigned, void**) {
+        simt::WarpProducts().groups.emplace_back();
+        simt::WarpProducts().is_fenced = false;
+      },
+      MOED_SIMT_HERE("wgmma.commit_group"));
+}
+template <int N>
+void WgmmaWait(MOED_SIMT_PLACE) {
+  simt::WarpCollective(
+      ~0u, nullptr,
+      [](unsigned, void**) {
+        auto& groups = simt::WarpProducts().groups;
+        while (static_cast<int>(groups.size()) - 1 > N) {
+          for (const simt::AsyncProduct& product : groups.front()) product.perform(product);
+          groups.erase(groups.begin());
+        }
+      },
+      MOED_SIMT_HERE("wgmma.wait_group"));
+}
+template <typename T, int N>
+void WgmmaResults(T (&/*d*/)[N]) {}
+
+template <int N>
+void WgmmaBf16(float (&d)[N / 2], const unsigned (&a)[4], const void* b, bool accumulate, MOED_SIMT_PLACE) {
+  simt_internal::StartProduct<float, N, 16, simt_internal::BFloat16Element>(d, a, b, accumulate,
+                                                                            MOED_SIMT_HERE("wgmma.bf16"));
+}
+template <int N>
+void WgmmaS8(int (&d)[N / 2], const unsigned (&a)[4], const void* b, bool accumulate, MOED_SIMT_PLACE) {
+  simt_internal::StartProduct<int, N, 32, simt_internal::Int8Element>(d, a, b, accumulate, MOED_SIMT_HERE("wgmma.s8"));
+}
 
 }  // namespace moed::kernels::ptx
 

@@ -214,6 +214,12 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   return cudaSuccess;
 }
 
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  if (device < 0 || device >= GetMachine().num_devices) return Error(cudaErrorInvalidDevice);
+  *value = attribute == cudaDevAttrComputeCapabilityMajor ? GetMachine().compute_capability_major : 0;
+  return cudaSuccess;
+}
+
 cudaError_t cudaSetDevice(int device) {
   if (device < 0 || device >= GetMachine().num_devices) return Error(cudaErrorInvalidDevice);
   Get().device = device;

@@ -36,6 +36,7 @@ struct Thread {
   bool predicate = false;
   Place place;
   std::vector<std::vector<AsyncCopy>> copies;
+  std::vector<const void*> waited_for;  // destinations of copies that wgmma need not see yet
 };
 
 // Lanes that wait for each other.
@@ -49,6 +50,7 @@ struct Gathering {
 struct Warp {
   unsigned alive = 0;
   std::vector<Gathering> gatherings;
+  AsyncProducts products;
 };
 
 // xorshift64: the same order of threads for the same seed on every machine.
@@ -83,6 +85,11 @@ class BlockRunner {
   Warp& warp() { return warps_[current_->warp]; }
   Generator& generator() { return generator_; }
   void* dynamic_shared() { return dynamic_shared_; }
+  // Whether the quad at `address` was written and not made visible to wgmma; of no interest outside the dynamic memory.
+  bool& Unfenced(const void* address) {
+    const size_t quad = (static_cast<const char*>(address) - static_cast<const char*>(dynamic_shared_)) / 16;
+    return quad < num_quads_ ? unfenced_[quad] : ignored_;
+  }
   [[noreturn]] void Fail(const char* message, const Place& place);
   int Barrier(bool predicate, const Place& place);
   void Gather(unsigned mask, void* data, Combine combine, const Place& place);
@@ -115,6 +122,9 @@ class BlockRunner {
   std::vector<Warp> warps_;
   std::map<const void*, void*> shared_;
   void* dynamic_shared_ = nullptr;
+  size_t num_quads_ = 0;
+  std::unique_ptr<bool[]> unfenced_;
+  bool ignored_ = false;
   int num_threads_ = 0, num_done_ = 0, num_at_barrier_ = 0, barrier_count_ = 0;
   Generator generator_{0};
   std::string error_;
@@ -179,6 +189,7 @@ void BlockRunner::PrepareThread(int index) {
   const auto x = static_cast<unsigned>(index);
   thread.index3 = uint3{x % blockDim.x, x / blockDim.x % blockDim.y, x / (blockDim.x * blockDim.y)};
   thread.copies.assign(1, {});
+  thread.waited_for.clear();
   thread.place = Place{};
   if (thread.memory == nullptr) {
     void* memory =
@@ -207,6 +218,8 @@ void BlockRunner::Prepare(size_t dynamic_shared_bytes, uint64_t seed) {
   // Of the exact size, so that AddressSanitizer checks its end.
   if (posix_memalign(&dynamic_shared_, 128, std::max<size_t>(1, dynamic_shared_bytes)) != 0) std::abort();
   std::memset(dynamic_shared_, kFillByte, dynamic_shared_bytes);
+  num_quads_ = dynamic_shared_bytes / 16;
+  unfenced_ = std::make_unique<bool[]>(num_quads_);
   for (int i = 0; i < num_threads_; ++i) PrepareThread(i);
   if (GetOptions().seed == 0) std::reverse(ready_.begin(), ready_.end());
 #if defined(MOED_SIMT_TSAN)
@@ -245,6 +258,11 @@ void BlockRunner::Release() {
       for (const AsyncCopy& copy : group) {
         if (!copy.done) error_ = "a thread exits with a cp.async that it has not waited for";
       }
+    }
+  }
+  for (const Warp& warp : warps_) {
+    for (const auto& group : warp.products.groups) {
+      if (!group.empty() && error_.empty()) error_ = "a warp exits with a wgmma that it has not waited for";
     }
   }
   // Fibers that stand somewhere inside the kernel are of no more use.
@@ -484,11 +502,30 @@ void AsyncCopy::Perform() {
   if (done) return;
   done = true;
   if (fill) {
-    std::memset(destination, 0, 16);
+    std::memset(destination, 0, bytes);
   } else {
-    std::memcpy(destination, source, 16);
+    std::memcpy(destination, source, bytes);
   }
 }
+
+void NoteWaitedFor(const AsyncCopy& copy) {
+  const HideFromRaceDetector hide;
+  runner->current().waited_for.push_back(copy.destination);
+}
+void FenceAsyncCopies() {
+  const HideFromRaceDetector hide;
+  for (const void* address : runner->current().waited_for) runner->Unfenced(address) = false;
+  runner->current().waited_for.clear();
+}
+bool IsUnfenced(const void* quad) { return runner->Unfenced(quad); }
+
+void AsyncProducts::PerformAll() {
+  for (auto& group : groups) {
+    for (const AsyncProduct& product : group) product.perform(product);
+    group.clear();
+  }
+}
+AsyncProducts& WarpProducts() { return runner->warp().products; }
 
 int Lane() { return runner->current().lane; }
 uint64_t RandomBits() {
@@ -509,5 +546,9 @@ void* StaticShared(const void* site, size_t bytes, size_t alignment) {
 }
 void* DynamicShared() { return runner->dynamic_shared(); }
 std::vector<std::vector<AsyncCopy>>& AsyncCopyGroups() { return runner->current().copies; }
+void NoteStarted(const AsyncCopy& copy) {
+  const HideFromRaceDetector hide;
+  runner->Unfenced(copy.destination) = true;
+}
 
 }  // namespace moed::simt

@@ -84,10 +84,11 @@ void MaybeYield();
 void* StaticShared(const void* site, size_t bytes, size_t alignment);
 void* DynamicShared();
 
-// A copy under way from global to shared memory (cp.async), of 16 bytes; `fill` zeros instead of reading `source`.
+// A copy under way from global to shared memory (cp.async); `fill` zeros instead of reading `source`.
 struct AsyncCopy {
   void* destination;
   const void* source;
+  size_t bytes;
   bool fill;
   bool done;
 
@@ -95,6 +96,31 @@ struct AsyncCopy {
 };
 // The calling thread's groups of copies; the last is still open.
 std::vector<std::vector<AsyncCopy>>& AsyncCopyGroups();
+// Tells that the calling thread has started the copy, and that it has waited for it.
+void NoteStarted(const AsyncCopy& copy);
+void NoteWaitedFor(const AsyncCopy& copy);
+// What the calling thread has waited for becomes visible to wgmma (fence.proxy.async).
+void FenceAsyncCopies();
+// Whether a copy to the quad of the dynamic shared memory was started and not made visible to wgmma.
+bool IsUnfenced(const void* quad);
+
+// A product under way on the tensor cores (wgmma), as far as a warp has it: what its lanes have of both sides.
+struct AsyncProduct {
+  const unsigned* a[32];
+  const void* b;
+  void* d[32];
+  bool accumulate;
+  Place place;
+  void (*perform)(const AsyncProduct& product);
+};
+struct AsyncProducts {
+  std::vector<std::vector<AsyncProduct>> groups{1};  // the last is still open
+  bool is_fenced = false;                            // since the last group
+
+  void PerformAll();
+};
+// Those of the calling thread's warp.
+AsyncProducts& WarpProducts();
 
 }  // namespace moed::simt
 
