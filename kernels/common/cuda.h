@@ -96,6 +96,11 @@ __device__ __forceinline__ unsigned PackBf16(float lower, float upper) {
   return *reinterpret_cast<const unsigned*>(&pair);
 }
 
+// The same way, halves.
+__device__ __forceinline__ float2 UnpackHalf(unsigned pair) {
+  return __half22float2(*reinterpret_cast<const __half2*>(&pair));
+}
+
 // Four floats at once, from and to addresses that are multiples of 16.
 __device__ __forceinline__ float4 LoadFour(const float* p) { return *reinterpret_cast<const float4*>(p); }
 __device__ __forceinline__ void StoreFour(float* p, const float4& value) { *reinterpret_cast<float4*>(p) = value; }

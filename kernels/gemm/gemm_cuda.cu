@@ -35,7 +35,7 @@ __device__ __forceinline__ void StoreOne(const GemmParameters& p, float* out, in
 
 // Grid: panels, tiles of rows, heads.
 template <typename Words, int kTiles>
-__global__ void __launch_bounds__(kSkinnyWarps * 32) SkinnyKernel(GemmParameters p) {
+__global__ void __launch_bounds__(kSkinnyWarps * 32, kSkinnyBlocks<Words, kTiles>) SkinnyKernel(GemmParameters p) {
   constexpr int kRows = kTiles * kRowsPerTile;
   MOED_DYNAMIC_SHARED(float, partials);
   const int thread = static_cast<int>(threadIdx.x);
@@ -151,8 +151,13 @@ void RunFloat(const ExecContext& ctx, GemmParameters p, int heads) {
   LaunchSkinny<F32Words, 4>(ctx, p, heads);
 }
 
-// out of `heads` heads, x and weights prepared.
-void Run(const ExecContext& ctx, const GemmParameters& p, WeightFormat format, int heads) {
+// out of `heads` heads of x and weights.
+void Run(const ExecContext& ctx, GemmParameters p, const TensorView& x, WeightFormat format, int heads) {
+  if (p.m <= kRowsPerTile && CanRoundWhileReading(x, format)) {
+    p.x = FloatRows(x);
+    return LaunchSkinny<RoundingBf16Words, 1>(ctx, p, heads);
+  }
+  p.x = PrepareRows(ctx, x, format);
   WithWords(format, [&](auto words) {
     using Words = decltype(words);
     if constexpr (std::is_same_v<Words, F32Words>) {
@@ -188,10 +193,9 @@ void Gemm(const ExecContext& ctx, const GemmArgs& args) {
   if (args.x.dim(0) == 0 || args.weight.n == 0) return;
   const Workspace::Scope scope(ctx.workspace);
   GemmParameters p = ParametersOf(args.weight, args.out);
-  p.x = PrepareRows(ctx, args.x, args.weight.format);
   p.bias = args.bias.As<float>();
   p.accumulate = args.accumulate;
-  Run(ctx, p, args.weight.format, 1);
+  Run(ctx, p, args.x, args.weight.format, 1);
 }
 
 void BatchedGemm(const ExecContext& ctx, const BatchedGemmArgs& args) {
@@ -200,8 +204,7 @@ void BatchedGemm(const ExecContext& ctx, const BatchedGemmArgs& args) {
   const Workspace::Scope scope(ctx.workspace);
   GemmParameters p = ParametersOf(args.weights[0], args.out);
   p.weight_distance = WeightDistance(args.weights, heads);
-  p.x = PrepareRows(ctx, args.x, args.weights[0].format);
-  Run(ctx, p, args.weights[0].format, static_cast<int>(heads));
+  Run(ctx, p, args.x, args.weights[0].format, static_cast<int>(heads));
 }
 
 }  // namespace cuda

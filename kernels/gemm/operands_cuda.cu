@@ -7,8 +7,6 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 // Inputs of a step of integers.
 constexpr int kInt8Inputs = kStepBytes;
-// Steps that count as a group where there are no scales.
-constexpr int kBf16GroupSteps = 4;
 
 // [rows, heads, k] with any strides of the first two dimensions.
 struct Source {
@@ -131,15 +129,23 @@ int64_t PreparedRowBytes(WeightFormat format, int64_t k) {
   return int64_t{layout.num_groups} * layout.steps_per_group * kStepBytes;
 }
 
+OperandRows FloatRows(const TensorView& x) {
+  const Source source = SourceOf(x);
+  return {.data = x.As<char>(),
+          .row_bytes = source.row_stride * static_cast<int64_t>(sizeof(float)),
+          .head_bytes = source.head_stride * static_cast<int64_t>(sizeof(float))};
+}
+
+bool CanRoundWhileReading(const TensorView& x, WeightFormat format) {
+  const Source source = SourceOf(x);
+  return format.type == WeightFormat::Type::kBF16 && source.in_fours && source.k % 4 == 0;
+}
+
 OperandRows PrepareRows(const ExecContext& ctx, const TensorView& x, WeightFormat format) {
   const Source source = SourceOf(x);
   const int64_t num_rows = x.dim(0) * source.heads;
   if (format.is_integer()) return Quantize(ctx, source, num_rows, format);
-  if (format.type == WeightFormat::Type::kF32) {
-    return {.data = x.As<char>(),
-            .row_bytes = source.row_stride * static_cast<int64_t>(sizeof(float)),
-            .head_bytes = source.head_stride * static_cast<int64_t>(sizeof(float))};
-  }
+  if (format.type == WeightFormat::Type::kF32) return FloatRows(x);
   const int64_t row_bytes = PreparedRowBytes(format, source.k);
   auto* const rows = static_cast<BFloat16*>(ctx.workspace->Allocate(static_cast<size_t>(num_rows * row_bytes)));
   if (num_rows > 0) {

@@ -15,6 +15,10 @@ namespace {
 constexpr int kSkinnyWarps = 8;
 constexpr int kCombineThreads = 128;
 
+// One more than of others: down's blocks are short, and one token's shall all run at once.
+template <typename Words, int kTiles>
+constexpr int kDownBlocks = kSkinnyBlocks<Words, kTiles> == 3 ? 4 : kSkinnyBlocks<Words, kTiles>;
+
 // One matrix of each expert.
 struct ExpertWeights {
   const char* data;
@@ -114,7 +118,8 @@ __device__ __forceinline__ void StoreResult(const DownParameters& p, int expert,
 
 // Grid: panels, tiles.
 template <typename Words, int kTiles>
-__global__ void __launch_bounds__(kSkinnyWarps * 32) GateUpSkinnyKernel(GateUpParameters p) {
+__global__ void __launch_bounds__(kSkinnyWarps * 32, kSkinnyBlocks<Words, kTiles>)
+    GateUpSkinnyKernel(GateUpParameters p) {
   constexpr int kRows = kTiles * kRowsPerTile;
   constexpr int kParts = kSkinnyWarps / 2;
   MOED_DYNAMIC_SHARED(float, partials);  // [gate, up][kParts][kRows][kOutputStride]
@@ -143,7 +148,7 @@ __global__ void __launch_bounds__(kSkinnyWarps * 32) GateUpSkinnyKernel(GateUpPa
 
 // Grid: panels, tiles.
 template <typename Words, int kTiles>
-__global__ void __launch_bounds__(kSkinnyWarps * 32) DownSkinnyKernel(DownParameters p) {
+__global__ void __launch_bounds__(kSkinnyWarps * 32, kDownBlocks<Words, kTiles>) DownSkinnyKernel(DownParameters p) {
   constexpr int kRows = kTiles * kRowsPerTile;
   MOED_DYNAMIC_SHARED(float, partials);  // [kSkinnyWarps][kRows][kOutputStride]
   const int thread = static_cast<int>(threadIdx.x);
@@ -330,7 +335,8 @@ OperandRows GateUp(const ExecContext& ctx, const MoeFfnArgs& args, const Routing
   p.activation = args.activation;
   p.swiglu_alpha = args.swiglu_alpha;
   p.swiglu_limit = args.swiglu_limit;
-  p.x = PrepareRows(ctx, args.x, args.gate[0].format);
+  const bool rounds = grid.size == TileSize::k8 && CanRoundWhileReading(args.x, args.gate[0].format);
+  p.x = rounds ? FloatRows(args.x) : PrepareRows(ctx, args.x, args.gate[0].format);
   // bf16 rows are written as down wants them, where they need no padding. All else is prepared once rows are complete.
   const int64_t row_bytes = PreparedRowBytes(down_format, intermediate);
   p.hidden_is_bf16 = down_format == WeightFormat::BF16() && row_bytes == intermediate * 2;
@@ -338,7 +344,11 @@ OperandRows GateUp(const ExecContext& ctx, const MoeFfnArgs& args, const Routing
       ctx.workspace->Tensor({num_pairs, intermediate}, p.hidden_is_bf16 ? DType::kBF16 : DType::kF32);
   p.hidden = hidden.data;
   p.hidden_stride = intermediate;
-  LaunchProduct<true>(ctx, grid, args.gate[0].format, p);
+  if (rounds) {
+    LaunchSkinny<RoundingBf16Words, 1, true>(ctx, grid, p);
+  } else {
+    LaunchProduct<true>(ctx, grid, args.gate[0].format, p);
+  }
   if (p.hidden_is_bf16) return {.data = hidden.As<char>(), .row_bytes = row_bytes};
   return PrepareRows(ctx, hidden, down_format);
 }
