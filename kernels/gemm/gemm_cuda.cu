@@ -13,6 +13,8 @@ constexpr int kSkinnyWarps = 8;
 // From more rows on, the tiles of the tensor cores are filled well enough.
 constexpr int64_t kMaxSkinnyRows = 32;
 constexpr int kRowWarps = 4;
+// Of a panel, that a thread asks for before the rows are there: 64 KB a block.
+constexpr int kPrefetchedLines = 2;
 
 struct GemmParameters {
   OperandRows x;
@@ -44,6 +46,11 @@ __global__ void __launch_bounds__(kSkinnyWarps * 32, kSkinnyBlocks<Words, kTiles
   const int first_row = static_cast<int>(blockIdx.y) * kRows;
   const int first_output = static_cast<int>(blockIdx.x) * kPanelOutputs;
   const char* panel = p.weights + head * p.weight_distance + blockIdx.x * p.layout.panel_bytes;
+  for (int i = 0; i < kPrefetchedLines; ++i) {  // while the rows are still being made
+    const int64_t offset = int64_t{i * kSkinnyWarps * 32 + thread} * kLineBytes;
+    if (offset < p.layout.panel_bytes) ptx::PrefetchL2(panel + offset);
+  }
+  ptx::AwaitEarlierGrids();
   const auto row_of = [&](int i) { return first_row + i < p.m ? first_row + i : -1; };
   SkinnyPart<Words, kTiles>(p.x.Head(head), row_of, panel, p.layout, p.k, warp, kSkinnyWarps,
                             partials + warp * kRows * kOutputStride);
@@ -73,6 +80,10 @@ __global__ void __launch_bounds__(FloatProduct<kRows>::kWarps * 32) FloatKernel(
   }
   const char* panel = p.weights + head * p.weight_distance + first_output / kPanelOutputs * p.layout.panel_bytes;
   const float* weights = reinterpret_cast<const float*>(panel) + first_output % kPanelOutputs;
+  for (int i = static_cast<int>(threadIdx.x); i < p.k; i += Product::kWarps * 32) {  // while rows are still being made
+    ptx::PrefetchL2(weights + static_cast<int64_t>(i) * kPanelOutputs);
+  }
+  ptx::AwaitEarlierGrids();
   Product::Run(rows, p.x_in_fours, weights, p.k, partials[0], [&](int row, int output, float value) {
     if (first_row + row >= p.m || first_output + output >= p.n) return;
     float* out = p.out + (first_row + row) * p.out_stride + head * p.out_head_stride;
@@ -125,7 +136,7 @@ void LaunchSkinny(const ExecContext& ctx, const GemmParameters& p, int heads) {
   const dim3 grid(static_cast<unsigned>(CeilDiv(p.n, kPanelOutputs)), static_cast<unsigned>(CeilDiv(p.m, kRows)),
                   static_cast<unsigned>(heads));
   const size_t shared_bytes = sizeof(float) * kSkinnyWarps * kRows * kOutputStride;
-  MOED_LAUNCH((SkinnyKernel<Words, kTiles>), grid, kSkinnyWarps * 32, shared_bytes, ctx.stream, p);
+  MOED_LAUNCH_DEPENDENT((SkinnyKernel<Words, kTiles>), grid, kSkinnyWarps * 32, shared_bytes, ctx.stream, p);
 }
 
 template <typename Words>
@@ -141,7 +152,7 @@ void LaunchFloat(const ExecContext& ctx, const GemmParameters& p, int heads) {
   using Product = FloatProduct<kRows>;
   const dim3 grid(static_cast<unsigned>(CeilDiv(p.n, Product::kOutputs)), static_cast<unsigned>(CeilDiv(p.m, kRows)),
                   static_cast<unsigned>(heads));
-  MOED_LAUNCH(FloatKernel<kRows>, grid, Product::kWarps * 32, 0, ctx.stream, p);
+  MOED_LAUNCH_DEPENDENT(FloatKernel<kRows>, grid, Product::kWarps * 32, 0, ctx.stream, p);
 }
 
 void RunFloat(const ExecContext& ctx, GemmParameters p, int heads) {

@@ -32,6 +32,7 @@ Source SourceOf(const TensorView& x) {
 
 // Grid: rows, pieces of them: [padded] bf16, of which a thread has four.
 __global__ void __launch_bounds__(kThreads) RoundRowsKernel(Source x, int padded, BFloat16* rows) {
+  ptx::AwaitEarlierGrids();
   const float* row = x.Row(blockIdx.x);
   BFloat16* to = rows + static_cast<int64_t>(blockIdx.x) * padded;
   const int first = (static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x)) * 4;
@@ -57,6 +58,7 @@ struct QuantizeParameters {
 
 // A warp a group of a row.
 __global__ void __launch_bounds__(kThreads) QuantizeRowsKernel(QuantizeParameters p, int64_t num_row_groups) {
+  ptx::AwaitEarlierGrids();
   const int64_t row_group = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (row_group >= num_row_groups) return;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -86,7 +88,7 @@ OperandRows Quantize(const ExecContext& ctx, const Source& x, int64_t num_rows, 
   p.scales = static_cast<float*>(ctx.workspace->Allocate(static_cast<size_t>(num_row_groups) * sizeof(float)));
   if (num_row_groups > 0) {
     const auto blocks = static_cast<unsigned>(CeilDiv(num_row_groups, int64_t{kWarps}));
-    MOED_LAUNCH(QuantizeRowsKernel, blocks, kThreads, 0, ctx.stream, p, num_row_groups);
+    MOED_LAUNCH_DEPENDENT(QuantizeRowsKernel, blocks, kThreads, 0, ctx.stream, p, num_row_groups);
   }
   const int64_t row_bytes = int64_t{p.num_groups} * p.padded_group;
   return {.data = reinterpret_cast<const char*>(p.rows),
@@ -151,7 +153,7 @@ OperandRows PrepareRows(const ExecContext& ctx, const TensorView& x, WeightForma
   if (num_rows > 0) {
     const int padded = static_cast<int>(row_bytes / 2);
     const dim3 grid(static_cast<unsigned>(num_rows), static_cast<unsigned>(CeilDiv(padded, kThreads * 4)));
-    MOED_LAUNCH(RoundRowsKernel, grid, kThreads, 0, ctx.stream, source, padded, rows);
+    MOED_LAUNCH_DEPENDENT(RoundRowsKernel, grid, kThreads, 0, ctx.stream, source, padded, rows);
   }
   return {.data = reinterpret_cast<const char*>(rows), .row_bytes = source.heads * row_bytes, .head_bytes = row_bytes};
 }

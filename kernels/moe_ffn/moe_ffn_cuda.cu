@@ -120,6 +120,7 @@ __device__ __forceinline__ void StoreResult(const DownParameters& p, int expert,
 template <typename Words, int kTiles>
 __global__ void __launch_bounds__(kSkinnyWarps * 32, kSkinnyBlocks<Words, kTiles>)
     GateUpSkinnyKernel(GateUpParameters p) {
+  ptx::AwaitEarlierGrids();
   constexpr int kRows = kTiles * kRowsPerTile;
   constexpr int kParts = kSkinnyWarps / 2;
   MOED_DYNAMIC_SHARED(float, partials);  // [gate, up][kParts][kRows][kOutputStride]
@@ -149,6 +150,7 @@ __global__ void __launch_bounds__(kSkinnyWarps * 32, kSkinnyBlocks<Words, kTiles
 // Grid: panels, tiles.
 template <typename Words, int kTiles>
 __global__ void __launch_bounds__(kSkinnyWarps * 32, kDownBlocks<Words, kTiles>) DownSkinnyKernel(DownParameters p) {
+  ptx::AwaitEarlierGrids();
   constexpr int kRows = kTiles * kRowsPerTile;
   MOED_DYNAMIC_SHARED(float, partials);  // [kSkinnyWarps][kRows][kOutputStride]
   const int thread = static_cast<int>(threadIdx.x);
@@ -225,6 +227,7 @@ __global__ void __launch_bounds__(TileProduct<Words, kRowWarps>::kThreads) DownT
 
 // Grid: tokens, pieces of their outputs. A thread has one output; its loads of several choices are under way together.
 __global__ void __launch_bounds__(kCombineThreads) CombineKernel(DownParameters p) {
+  ptx::AwaitEarlierGrids();
   constexpr int kAtOnce = 8;
   const int token = static_cast<int>(blockIdx.x);
   const int output = static_cast<int>(blockIdx.y) * kCombineThreads + static_cast<int>(threadIdx.x);
@@ -278,11 +281,11 @@ void LaunchSkinny(const ExecContext& ctx, const Grid& grid, const Parameters& p)
   constexpr int kRows = kTiles * kRowsPerTile;
   const size_t shared_bytes = sizeof(float) * kSkinnyWarps * kRows * kOutputStride;
   if constexpr (kGateUp) {
-    MOED_LAUNCH((GateUpSkinnyKernel<Words, kTiles>), grid.For(CeilDiv(p.gate.n, kPanelOutputs), kRows),
-                kSkinnyWarps * 32, shared_bytes, ctx.stream, p);
+    MOED_LAUNCH_DEPENDENT((GateUpSkinnyKernel<Words, kTiles>), grid.For(CeilDiv(p.gate.n, kPanelOutputs), kRows),
+                          kSkinnyWarps * 32, shared_bytes, ctx.stream, p);
   } else {
-    MOED_LAUNCH((DownSkinnyKernel<Words, kTiles>), grid.For(CeilDiv(p.down.n, kPanelOutputs), kRows), kSkinnyWarps * 32,
-                shared_bytes, ctx.stream, p);
+    MOED_LAUNCH_DEPENDENT((DownSkinnyKernel<Words, kTiles>), grid.For(CeilDiv(p.down.n, kPanelOutputs), kRows),
+                          kSkinnyWarps * 32, shared_bytes, ctx.stream, p);
   }
 }
 
@@ -375,7 +378,7 @@ void MoeFfn(const ExecContext& ctx, const MoeFfnArgs& args) {
   LaunchProduct<false>(ctx, grid, args.down[0].format, p);
   if (p.is_single) return;
   const dim3 pieces(static_cast<unsigned>(num_tokens), static_cast<unsigned>(CeilDiv(p.down.n, kCombineThreads)));
-  MOED_LAUNCH(CombineKernel, pieces, kCombineThreads, 0, ctx.stream, p);
+  MOED_LAUNCH_DEPENDENT(CombineKernel, pieces, kCombineThreads, 0, ctx.stream, p);
 }
 
 }  // namespace cuda

@@ -63,6 +63,10 @@ void MultiplyTile(Accumulator (&d)[4], const unsigned (&a)[4], const unsigned (&
 
 }  // namespace simt_internal
 
+// Kernels follow one another here.
+inline void AwaitEarlierGrids() {}
+inline void PrefetchL2(const void*) {}
+
 // The hardware may copy at any moment up to the wait: here at once or at the wait, at random, so that a wait for too
 // few groups, or none, shows.
 inline void CpAsync16(void* shared, const void* global, bool valid = true, MOED_SIMT_PLACE) {
