@@ -1,6 +1,9 @@
 // The one header through which a .cu file sees CUDA. nvcc gets the real thing; a host compiler gets the same words from
 // tests/support/simt (by -include), which runs the kernels on the CPU, thread for thread. Conventions for both:
 //   MOED_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments…)   instead of <<<>>>; (kernel<A, B>) in brackets
+//   MOED_LAUNCH_DEPENDENT(…)   the same for a kernel that starts with ptx::AwaitEarlierGrids(), and may thus be
+//   launched
+//     while the one before it in the stream still runs
 //   MOED_SHARED(float, sums, [8]);  MOED_DYNAMIC_SHARED(float, tile);     instead of __shared__
 //   PTX through the wrappers of kernels/common/ptx.h only
 //   whole warps: blocks of a multiple of 32 threads, warps that leave early leave as a whole, masks name live lanes
@@ -21,7 +24,12 @@
 #include <cuda_runtime.h>
 
 #define MOED_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-  ::moed::kernels::Launch(#kernel, kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
+  ::moed::kernels::Launch(#kernel, kernel, false, grid, block, shared_bytes, stream, __VA_ARGS__)
+#define MOED_LAUNCH_DEPENDENT(kernel, grid, block, shared_bytes, stream, ...)                              \
+  [&] {                                                                                                    \
+    static const bool moed_awaits = ::moed::kernels::CanAwaitGrids(kernel);                                \
+    ::moed::kernels::Launch(#kernel, kernel, moed_awaits, grid, block, shared_bytes, stream, __VA_ARGS__); \
+  }()
 #define MOED_SHARED(T, name, dims) __shared__ T name dims
 #define MOED_DYNAMIC_SHARED(T, name)                                    \
   extern __shared__ __align__(128) unsigned char moed_dynamic_shared[]; \
@@ -33,9 +41,19 @@ namespace moed::kernels {
 // stream of ours (nullptr is CUDA's own) the program stops.
 void CheckLaunch(const char* kernel, cudaError_t error, CudaStream* stream);
 
-// Does nothing where `stream` is closed.
+// Whether the kernel's machine code has the instruction that AwaitEarlierGrids() stands for: whether it was compiled
+// for Hopper or what came after. (Code for older GPUs may run on newer ones, where the driver translates it.)
+template <typename... Parameters>
+bool CanAwaitGrids(void (*kernel)(Parameters...)) {
+  cudaFuncAttributes attributes;
+  if (cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess) return attributes.ptxVersion >= 90;
+  cudaGetLastError();
+  return false;
+}
+
+// Does nothing where `stream` is closed. `awaits`: the kernel itself waits for what precedes it in the stream.
 template <typename... Parameters, typename... Arguments>
-void Launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+void Launch(const char* name, void (*kernel)(Parameters...), bool awaits, dim3 grid, dim3 block, size_t shared_bytes,
             CudaStream* stream, const Arguments&... arguments) {
   if (stream != nullptr && !stream->is_open()) return;
   // More than this must be asked for by name.
@@ -45,9 +63,17 @@ void Launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 blo
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
     if (error != cudaSuccess) return CheckLaunch(name, error, stream);
   }
-  auto* const handle = static_cast<cudaStream_t>(stream == nullptr ? nullptr : stream->handle());
-  kernel<<<grid, block, shared_bytes, handle>>>(arguments...);
-  CheckLaunch(name, cudaGetLastError(), stream);
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = static_cast<cudaStream_t>(stream == nullptr ? nullptr : stream->handle());
+  config.attrs = &overlap;
+  config.numAttrs = awaits ? 1 : 0;
+  CheckLaunch(name, cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), stream);
 }
 
 }  // namespace moed::kernels
@@ -94,6 +120,11 @@ __device__ __forceinline__ void StoreFloat(Half* p, float value) {
 __device__ __forceinline__ unsigned PackBf16(float lower, float upper) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(lower, upper);
   return *reinterpret_cast<const unsigned*>(&pair);
+}
+
+// The same way, halves.
+__device__ __forceinline__ float2 UnpackHalf(unsigned pair) {
+  return __half22float2(*reinterpret_cast<const __half2*>(&pair));
 }
 
 // Four floats at once, from and to addresses that are multiples of 16.

@@ -1,5 +1,6 @@
 // Builds without CUDA: what the ops' dispatch refers to. Weak, so that a program which brings the bodies itself (the
 // tests that run them on the CPU) has its own.
+#include "kernels/attention_inputs/attention_inputs.h"
 #include "kernels/embedding/embedding.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/kv_write/kv_write.h"
@@ -16,6 +17,7 @@ namespace moed::kernels::cuda {
 #define MOED_NO_CUDA_BODY(Op) \
   [[gnu::weak]] void Op(const ExecContext& /*ctx*/, const Op##Args& /*args*/) { NotInThisBuild(#Op " on CUDA"); }
 
+MOED_NO_CUDA_BODY(AttentionInputs)
 MOED_NO_CUDA_BODY(BatchedGemm)
 MOED_NO_CUDA_BODY(Embedding)
 MOED_NO_CUDA_BODY(Gemm)

@@ -13,6 +13,21 @@ __device__ __forceinline__ unsigned SharedAddress(const void* p) {
   return static_cast<unsigned>(__cvta_generic_to_shared(p));
 }
 
+// For kernels that MOED_LAUNCH_DEPENDENT launches, at their very start: waits until all earlier ones have ended and
+// what they wrote is seen, and lets the next begin. Before it a kernel reads nothing that another one writes, and
+// writes nothing; every thread passes it, since the next kernel counts on this one's end to be the end of all before.
+__device__ __forceinline__ void AwaitEarlierGrids() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Brings the line of 128 bytes at `global` to the second-level cache.
+__device__ __forceinline__ void PrefetchL2(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+}
+
 // Starts a copy of 16 bytes from global to shared memory, past the first-level cache; both addresses are multiples of
 // 16. Without `valid`, zeros are written and `global` is not read.
 __device__ __forceinline__ void CpAsync16(void* shared, const void* global, bool valid = true) {

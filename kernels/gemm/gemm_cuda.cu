@@ -17,6 +17,8 @@ constexpr int64_t kMaxSkinnyRows = 32;
 constexpr int kRowWarps = 4;
 // A product by warpgroups has as many blocks at least; fewer, as large as they are, leave too much of a device idle.
 constexpr int64_t kMinWgmmaBlocks = 64;
+// Of a panel, that a thread asks for before the rows are there: 64 KB a block.
+constexpr int kPrefetchedLines = 2;
 
 struct GemmParameters {
   OperandRows x;
@@ -39,7 +41,7 @@ __device__ __forceinline__ void StoreOne(const GemmParameters& p, float* out, in
 
 // Grid: panels, tiles of rows, heads.
 template <typename Words, int kTiles>
-__global__ void __launch_bounds__(kSkinnyWarps * 32) SkinnyKernel(GemmParameters p) {
+__global__ void __launch_bounds__(kSkinnyWarps * 32, kSkinnyBlocks<Words, kTiles>) SkinnyKernel(GemmParameters p) {
   constexpr int kRows = kTiles * kRowsPerTile;
   MOED_DYNAMIC_SHARED(float, partials);
   const int thread = static_cast<int>(threadIdx.x);
@@ -48,6 +50,11 @@ __global__ void __launch_bounds__(kSkinnyWarps * 32) SkinnyKernel(GemmParameters
   const int first_row = static_cast<int>(blockIdx.y) * kRows;
   const int first_output = static_cast<int>(blockIdx.x) * kPanelOutputs;
   const char* panel = p.weights + head * p.weight_distance + blockIdx.x * p.layout.panel_bytes;
+  for (int i = 0; i < kPrefetchedLines; ++i) {  // while the rows are still being made
+    const int64_t offset = int64_t{i * kSkinnyWarps * 32 + thread} * kLineBytes;
+    if (offset < p.layout.panel_bytes) ptx::PrefetchL2(panel + offset);
+  }
+  ptx::AwaitEarlierGrids();
   const auto row_of = [&](int i) { return first_row + i < p.m ? first_row + i : -1; };
   SkinnyPart<Words, kTiles>(p.x.Head(head), row_of, panel, p.layout, p.k, warp, kSkinnyWarps,
                             partials + warp * kRows * kOutputStride);
@@ -77,6 +84,10 @@ __global__ void __launch_bounds__(FloatProduct<kRows>::kWarps * 32) FloatKernel(
   }
   const char* panel = p.weights + head * p.weight_distance + first_output / kPanelOutputs * p.layout.panel_bytes;
   const float* weights = reinterpret_cast<const float*>(panel) + first_output % kPanelOutputs;
+  for (int i = static_cast<int>(threadIdx.x); i < p.k; i += Product::kWarps * 32) {  // while rows are still being made
+    ptx::PrefetchL2(weights + static_cast<int64_t>(i) * kPanelOutputs);
+  }
+  ptx::AwaitEarlierGrids();
   Product::Run(rows, p.x_in_fours, weights, p.k, partials[0], [&](int row, int output, float value) {
     if (first_row + row >= p.m || first_output + output >= p.n) return;
     float* out = p.out + (first_row + row) * p.out_stride + head * p.out_head_stride;
@@ -172,7 +183,7 @@ void LaunchSkinny(const ExecContext& ctx, const GemmParameters& p, int heads) {
   const dim3 grid(static_cast<unsigned>(CeilDiv(p.n, kPanelOutputs)), static_cast<unsigned>(CeilDiv(p.m, kRows)),
                   static_cast<unsigned>(heads));
   const size_t shared_bytes = sizeof(float) * kSkinnyWarps * kRows * kOutputStride;
-  MOED_LAUNCH((SkinnyKernel<Words, kTiles>), grid, kSkinnyWarps * 32, shared_bytes, ctx.stream, p);
+  MOED_LAUNCH_DEPENDENT((SkinnyKernel<Words, kTiles>), grid, kSkinnyWarps * 32, shared_bytes, ctx.stream, p);
 }
 
 template <typename Words>
@@ -188,7 +199,7 @@ void LaunchFloat(const ExecContext& ctx, const GemmParameters& p, int heads) {
   using Product = FloatProduct<kRows>;
   const dim3 grid(static_cast<unsigned>(CeilDiv(p.n, Product::kOutputs)), static_cast<unsigned>(CeilDiv(p.m, kRows)),
                   static_cast<unsigned>(heads));
-  MOED_LAUNCH(FloatKernel<kRows>, grid, Product::kWarps * 32, 0, ctx.stream, p);
+  MOED_LAUNCH_DEPENDENT(FloatKernel<kRows>, grid, Product::kWarps * 32, 0, ctx.stream, p);
 }
 
 void RunFloat(const ExecContext& ctx, GemmParameters p, int heads) {
@@ -222,8 +233,13 @@ void LaunchManyRows(const ExecContext& ctx, const GemmParameters& p, int heads) 
   LaunchTile<Words>(ctx, p, heads);
 }
 
-// out of `heads` heads, x and weights prepared.
-void Run(const ExecContext& ctx, const GemmParameters& p, WeightFormat format, int heads) {
+// out of `heads` heads of x and weights.
+void Run(const ExecContext& ctx, GemmParameters p, const TensorView& x, WeightFormat format, int heads) {
+  if (p.m <= kRowsPerTile && CanRoundWhileReading(x, format)) {
+    p.x = FloatRows(x);
+    return LaunchSkinny<RoundingBf16Words, 1>(ctx, p, heads);
+  }
+  p.x = PrepareRows(ctx, x, format);
   WithWords(format, [&](auto words) {
     using Words = decltype(words);
     if constexpr (std::is_same_v<Words, F32Words>) {
@@ -259,10 +275,9 @@ void Gemm(const ExecContext& ctx, const GemmArgs& args) {
   if (args.x.dim(0) == 0 || args.weight.n == 0) return;
   const Workspace::Scope scope(ctx.workspace);
   GemmParameters p = ParametersOf(args.weight, args.out);
-  p.x = PrepareRows(ctx, args.x, args.weight.format);
   p.bias = args.bias.As<float>();
   p.accumulate = args.accumulate;
-  Run(ctx, p, args.weight.format, 1);
+  Run(ctx, p, args.x, args.weight.format, 1);
 }
 
 void BatchedGemm(const ExecContext& ctx, const BatchedGemmArgs& args) {
@@ -271,8 +286,7 @@ void BatchedGemm(const ExecContext& ctx, const BatchedGemmArgs& args) {
   const Workspace::Scope scope(ctx.workspace);
   GemmParameters p = ParametersOf(args.weights[0], args.out);
   p.weight_distance = WeightDistance(args.weights, heads);
-  p.x = PrepareRows(ctx, args.x, args.weights[0].format);
-  Run(ctx, p, args.weights[0].format, static_cast<int>(heads));
+  Run(ctx, p, args.x, args.weights[0].format, static_cast<int>(heads));
 }
 
 }  // namespace cuda

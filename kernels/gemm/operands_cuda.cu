@@ -7,8 +7,6 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 // Inputs of a step of integers.
 constexpr int kInt8Inputs = kStepBytes;
-// Steps that count as a group where there are no scales.
-constexpr int kBf16GroupSteps = 4;
 
 // [rows, heads, k] with any strides of the first two dimensions.
 struct Source {
@@ -34,6 +32,7 @@ Source SourceOf(const TensorView& x) {
 
 // Grid: rows, pieces of them: [padded] bf16, of which a thread has four.
 __global__ void __launch_bounds__(kThreads) RoundRowsKernel(Source x, int padded, BFloat16* rows) {
+  ptx::AwaitEarlierGrids();
   const float* row = x.Row(blockIdx.x);
   BFloat16* to = rows + static_cast<int64_t>(blockIdx.x) * padded;
   const int first = (static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x)) * 4;
@@ -59,6 +58,7 @@ struct QuantizeParameters {
 
 // A warp a group of a row.
 __global__ void __launch_bounds__(kThreads) QuantizeRowsKernel(QuantizeParameters p, int64_t num_row_groups) {
+  ptx::AwaitEarlierGrids();
   const int64_t row_group = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (row_group >= num_row_groups) return;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -88,7 +88,7 @@ OperandRows Quantize(const ExecContext& ctx, const Source& x, int64_t num_rows, 
   p.scales = static_cast<float*>(ctx.workspace->Allocate(static_cast<size_t>(num_row_groups) * sizeof(float)));
   if (num_row_groups > 0) {
     const auto blocks = static_cast<unsigned>(CeilDiv(num_row_groups, int64_t{kWarps}));
-    MOED_LAUNCH(QuantizeRowsKernel, blocks, kThreads, 0, ctx.stream, p, num_row_groups);
+    MOED_LAUNCH_DEPENDENT(QuantizeRowsKernel, blocks, kThreads, 0, ctx.stream, p, num_row_groups);
   }
   const int64_t row_bytes = int64_t{p.num_groups} * p.padded_group;
   return {.data = reinterpret_cast<const char*>(p.rows),
@@ -131,21 +131,29 @@ int64_t PreparedRowBytes(WeightFormat format, int64_t k) {
   return int64_t{layout.num_groups} * layout.steps_per_group * kStepBytes;
 }
 
+OperandRows FloatRows(const TensorView& x) {
+  const Source source = SourceOf(x);
+  return {.data = x.As<char>(),
+          .row_bytes = source.row_stride * static_cast<int64_t>(sizeof(float)),
+          .head_bytes = source.head_stride * static_cast<int64_t>(sizeof(float))};
+}
+
+bool CanRoundWhileReading(const TensorView& x, WeightFormat format) {
+  const Source source = SourceOf(x);
+  return format.type == WeightFormat::Type::kBF16 && source.in_fours && source.k % 4 == 0;
+}
+
 OperandRows PrepareRows(const ExecContext& ctx, const TensorView& x, WeightFormat format) {
   const Source source = SourceOf(x);
   const int64_t num_rows = x.dim(0) * source.heads;
   if (format.is_integer()) return Quantize(ctx, source, num_rows, format);
-  if (format.type == WeightFormat::Type::kF32) {
-    return {.data = x.As<char>(),
-            .row_bytes = source.row_stride * static_cast<int64_t>(sizeof(float)),
-            .head_bytes = source.head_stride * static_cast<int64_t>(sizeof(float))};
-  }
+  if (format.type == WeightFormat::Type::kF32) return FloatRows(x);
   const int64_t row_bytes = PreparedRowBytes(format, source.k);
   auto* const rows = static_cast<BFloat16*>(ctx.workspace->Allocate(static_cast<size_t>(num_rows * row_bytes)));
   if (num_rows > 0) {
     const int padded = static_cast<int>(row_bytes / 2);
     const dim3 grid(static_cast<unsigned>(num_rows), static_cast<unsigned>(CeilDiv(padded, kThreads * 4)));
-    MOED_LAUNCH(RoundRowsKernel, grid, kThreads, 0, ctx.stream, source, padded, rows);
+    MOED_LAUNCH_DEPENDENT(RoundRowsKernel, grid, kThreads, 0, ctx.stream, source, padded, rows);
   }
   return {.data = reinterpret_cast<const char*>(rows), .row_bytes = source.heads * row_bytes, .head_bytes = row_bytes};
 }

@@ -20,6 +20,7 @@ namespace moed::kernels {
 constexpr int kPanelOutputs = static_cast<int>(PackedWeight::kPanel);
 constexpr int kStepBytes = 32;                 // of a row
 constexpr int kLineBytes = kPanelOutputs * 4;  // a word of each output
+constexpr int kBf16GroupSteps = 4;             // that count as a group where there are no scales
 static_assert(kPanelOutputs == 32, "a quad of words for each of the 8 groups of lanes");
 
 // How the steps of k lie in a panel. Groups share a scale; bf16, which has none, counts 64 inputs as a group.
@@ -57,6 +58,10 @@ struct OperandRows {
 // rounded to nearest even, or integers with a scale for each group, as gemm.h says. Rows of floats stay where they are.
 OperandRows PrepareRows(const ExecContext& ctx, const TensorView& x, WeightFormat format);
 
+// Rows of floats as they are; what weights of floats are multiplied with, and those that RoundingBf16Words reads.
+OperandRows FloatRows(const TensorView& x);
+bool CanRoundWhileReading(const TensorView& x, WeightFormat format);
+
 // Bytes that a row of k inputs takes when prepared.
 int64_t PreparedRowBytes(WeightFormat format, int64_t k);
 
@@ -65,6 +70,7 @@ int64_t PreparedRowBytes(WeightFormat format, int64_t k);
 struct Bf16Words {
   using Sum = float;
   static constexpr bool kIsInteger = false;
+  static constexpr bool kRowsAreFloats = false;
   static constexpr int kLinesPerStep = 8;
 
   // The quads of words that a lane has for the two halves of a step's k, from its lines of the panel.
@@ -80,9 +86,16 @@ struct Bf16Words {
   }
 };
 
+// The same with rows of floats that are rounded as they are read, for so few of them that this costs less than to write
+// and read the rounded ones.
+struct RoundingBf16Words : Bf16Words {
+  static constexpr bool kRowsAreFloats = true;
+};
+
 struct Int8Words {
   using Sum = int;
   static constexpr bool kIsInteger = true;
+  static constexpr bool kRowsAreFloats = false;
   static constexpr int kLinesPerStep = 8;
 
   static __device__ __forceinline__ uint4 Signed(const uint4& raised) {
@@ -104,6 +117,7 @@ struct Int8Words {
 struct Int4Words {
   using Sum = int;
   static constexpr bool kIsInteger = true;
+  static constexpr bool kRowsAreFloats = false;
   static constexpr int kLinesPerStep = 4;
 
   static __device__ __forceinline__ unsigned Upper(unsigned raised) { return (raised & 0xf0f0f0f0u) ^ 0x80808080u; }

@@ -4,6 +4,8 @@
 #ifndef KERNELS_GEMM_SKINNY_PRODUCT_CUDA_H_
 #define KERNELS_GEMM_SKINNY_PRODUCT_CUDA_H_
 
+#include <type_traits>
+
 #include "kernels/gemm/operands_cuda.h"
 
 namespace moed::kernels {
@@ -11,50 +13,123 @@ namespace moed::kernels {
 // Rows [rows][kOutputStride] of a warp's sums; the padding spreads rows over the banks of the shared memory.
 constexpr int kOutputStride = kPanelOutputs + 4;
 constexpr int kRowsPerTile = 8;
+// Blocks of 256 threads that an SM is to have room for at least; sums of integers need more registers.
+template <typename Words, int kTiles>
+constexpr int kSkinnyBlocks = !std::is_base_of_v<Bf16Words, Words> ? 1
+                              : kTiles == 1                        ? 3
+                                                                   : 2;
 
 namespace skinny {
 
-// Steps whose loads are under way together.
-constexpr int kStepsAtOnce = 4;
-
-__device__ __forceinline__ uint4 LoadQuad(const char* line) { return *reinterpret_cast<const uint4*>(line); }
-
-// Steps [begin, begin + kStepsAtOnce) of a group, as far as it has them: sums[tile of rows][half of the quad].
-template <typename Words, int kTiles>
-__device__ __forceinline__ void AddSteps(const char* lines, int num_lines, int steps_per_group, int begin,
-                                         const char* const (&rows)[kTiles], typename Words::Sum (&sums)[kTiles][2][4]) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int member = lane % 4;
-  uint4 quads[kStepsAtOnce][2];
-  uint2 x[kStepsAtOnce][kTiles];
-#pragma unroll
-  for (int i = 0; i < kStepsAtOnce; ++i) {
-#pragma unroll
-    for (int j = 0; j < kLinesPerLane<Words>; ++j) {
-      const int line = (begin + i) * Words::kLinesPerStep + member * kLinesPerLane<Words> + j;
-      quads[i][j] = line < num_lines ? LoadQuad(lines + line * kLineBytes + lane / 4 * 16) : make_uint4(0, 0, 0, 0);
-    }
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      const bool valid = rows[tile] != nullptr && begin + i < steps_per_group;
-      const char* words = rows[tile] + (begin + i) * kStepBytes + member * 8;
-      x[i][tile] = valid ? *reinterpret_cast<const uint2*>(words) : make_uint2(0, 0);
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < kStepsAtOnce; ++i) {
-    uint4 words[2];
-    Words::Unpack(quads[i], words);
-    const unsigned lower[4] = {words[0].x, words[0].y, words[1].x, words[1].y};
-    const unsigned upper[4] = {words[0].z, words[0].w, words[1].z, words[1].w};
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      const unsigned row_words[2] = {x[i][tile].x, x[i][tile].y};
-      Words::Multiply(sums[tile][0], lower, row_words);
-      Words::Multiply(sums[tile][1], upper, row_words);
-    }
-  }
+// What lies at p, or zeros.
+template <typename T>
+__device__ __forceinline__ T LoadIf(bool valid, const void* p) {
+  return valid ? *static_cast<const T*>(p) : T{};
 }
+
+// The two words of a row that a lane has in a step.
+__device__ __forceinline__ uint2 AsWords(const uint2& words) { return words; }
+__device__ __forceinline__ uint2 AsWords(const float4& floats) {
+  return make_uint2(PackBf16(floats.x, floats.y), PackBf16(floats.z, floats.w));
+}
+
+// Steps of a group whose loads are under way together: all of them are started before the first product waits.
+template <typename Words, int kTiles>
+struct Steps {
+  static constexpr int kCount = kTiles > 2 ? 2 : 4;  // as the registers allow
+  static constexpr int kRowStepBytes = kStepBytes * (Words::kRowsAreFloats ? 2 : 1);
+  using RowWords = std::conditional_t<Words::kRowsAreFloats, float4, uint2>;
+
+  uint4 quads[kCount][2];
+  RowWords x[kCount][kTiles];
+
+  // Steps [begin, begin + kCount) as far as the group has them.
+  __device__ __forceinline__ void LoadWeights(const char* lines, int num_lines, int begin) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+#pragma unroll
+      for (int j = 0; j < kLinesPerLane<Words>; ++j) {
+        const int line = (begin + i) * Words::kLinesPerStep + lane % 4 * kLinesPerLane<Words> + j;
+        quads[i][j] = LoadIf<uint4>(line < num_lines, lines + line * kLineBytes + lane / 4 * 16);
+      }
+    }
+  }
+
+  // `inputs` is how many the rows have from the group's first on.
+  __device__ __forceinline__ void LoadRows(const char* const (&rows)[kTiles], int steps_per_group, int inputs,
+                                           int begin) {
+    const int member = static_cast<int>(threadIdx.x) % 4;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+        const int step = begin + i;
+        const bool valid =
+            Words::kRowsAreFloats ? step * (kStepBytes / 2) + member * 4 < inputs : step < steps_per_group;
+        const char* words = rows[tile] + step * kRowStepBytes + member * static_cast<int>(sizeof(RowWords));
+        x[i][tile] = LoadIf<RowWords>(valid && rows[tile] != nullptr, words);
+      }
+    }
+  }
+
+  // sums[tile of rows][half of the quad]
+  __device__ __forceinline__ void Multiply(typename Words::Sum (&sums)[kTiles][2][4]) const {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      uint4 words[2];
+      Words::Unpack(quads[i], words);
+      const unsigned lower[4] = {words[0].x, words[0].y, words[1].x, words[1].y};
+      const unsigned upper[4] = {words[0].z, words[0].w, words[1].z, words[1].w};
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+        const uint2 own = AsWords(x[i][tile]);
+        const unsigned row_words[2] = {own.x, own.y};
+        Words::Multiply(sums[tile][0], lower, row_words);
+        Words::Multiply(sums[tile][1], upper, row_words);
+      }
+    }
+  }
+};
+
+// The scales of a group of integers: of a lane's four outputs, and of the rows whose sums it has.
+template <int kTiles>
+struct GroupScales {
+  uint2 weights;  // halves
+  float rows[kTiles][2];
+
+  __device__ __forceinline__ void Load(const char* place, const OperandRows& x, int group,
+                                       const int (&places)[kTiles][2]) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    weights = *reinterpret_cast<const uint2*>(place + lane / 4 * 8);
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int row = places[tile][i];
+        rows[tile][i] = LoadIf<float>(row >= 0, x.scales + row * x.row_scales + group);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void Add(const int (&products)[kTiles][2][4], float (&sums)[kTiles][2][4]) const {
+    const unsigned words[2] = {weights.x, weights.y};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float2 scales = UnpackHalf(words[half]);
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          float* sum = sums[tile][half];
+          const int* product = products[tile][half];
+          sum[i] += static_cast<float>(product[i]) * (scales.x * rows[tile][i]);
+          sum[2 + i] += static_cast<float>(product[2 + i]) * (scales.y * rows[tile][i]);
+        }
+      }
+    }
+  }
+};
 
 // A lane's sums to partial[row][output]: outputs 4 (lane / 4) .. + 3 of rows 2 member and 2 member + 1 of each tile.
 template <int kTiles>
@@ -75,51 +150,51 @@ __device__ __forceinline__ void StoreSums(const float (&sums)[kTiles][2][4], flo
 
 // The calling warp's part of the product of 8 kTiles rows with `panel`: groups first_group, first_group + group_step, …
 // goes to partial[8 kTiles][kOutputStride]. row_of(i) is the place of row i in `x`, or -1 for a row of zeros.
+// __syncwarp keeps the compiler from starting loads only when a product needs them.
 template <typename Words, int kTiles, typename RowOf>
 __device__ __forceinline__ void SkinnyProduct(const OperandRows& x, const RowOf& row_of, const char* panel,
-                                              const PanelLayout& layout, int first_group, int group_step,
+                                              const PanelLayout& layout, int k, int first_group, int group_step,
                                               float* partial) {
+  using Steps = skinny::Steps<Words, kTiles>;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const char* rows[kTiles];
+  int scaled[kTiles][2];
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
     const int row = row_of(tile * kRowsPerTile + lane / 4);
     rows[tile] = row < 0 ? nullptr : x.data + row * x.row_bytes;
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      scaled[tile][i] = Words::kIsInteger ? row_of(tile * kRowsPerTile + lane % 4 * 2 + i) : 0;
   }
   float sums[kTiles][2][4] = {};
   for (int group = first_group; group < layout.num_groups; group += group_step) {
     const char* lines = panel + group * layout.group_bytes;
     const int num_lines = layout.LinesOf(group);
+    const int first_step = group * layout.steps_per_group;
+    const int inputs = k - first_step * (kStepBytes / 2);  // of rows of floats
     const char* group_rows[kTiles];
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
-      const int64_t offset = static_cast<int64_t>(group) * layout.steps_per_group * kStepBytes;
+      const int64_t offset = static_cast<int64_t>(first_step) * Steps::kRowStepBytes;
       group_rows[tile] = rows[tile] == nullptr ? nullptr : rows[tile] + offset;
     }
+    const auto multiply = [&](int begin, auto& to) {
+      Steps steps;
+      steps.LoadWeights(lines, num_lines, begin);
+      steps.LoadRows(group_rows, layout.steps_per_group, inputs, begin);
+      __syncwarp();
+      steps.Multiply(to);
+    };
     if constexpr (!Words::kIsInteger) {
-      skinny::AddSteps<Words, kTiles>(lines, num_lines, layout.steps_per_group, 0, group_rows, sums);
+#pragma unroll
+      for (int begin = 0; begin < kBf16GroupSteps; begin += Steps::kCount) multiply(begin, sums);
     } else {
+      skinny::GroupScales<kTiles> scales;
       int products[kTiles][2][4] = {};
-      for (int step = 0; step < layout.steps_per_group; step += skinny::kStepsAtOnce) {
-        skinny::AddSteps<Words, kTiles>(lines, num_lines, layout.steps_per_group, step, group_rows, products);
-      }
-      float weight_scales[4];
-      LoadWeightScales(panel, layout, group, lane / 4 * 4, weight_scales);
-#pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int row = row_of(tile * kRowsPerTile + lane % 4 * 2 + i);
-          const float row_scale = row < 0 ? 0.0f : x.scales[row * x.row_scales + group];
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            float* sum = sums[tile][half];
-            const int* product = products[tile][half];
-            sum[i] += static_cast<float>(product[i]) * (weight_scales[2 * half] * row_scale);
-            sum[2 + i] += static_cast<float>(product[2 + i]) * (weight_scales[2 * half + 1] * row_scale);
-          }
-        }
-      }
+      scales.Load(lines + num_lines * kLineBytes, x, group, scaled);
+      for (int begin = 0; begin < layout.steps_per_group; begin += Steps::kCount) multiply(begin, products);
+      scales.Add(products, sums);
     }
   }
   skinny::StoreSums<kTiles>(sums, partial);
@@ -168,7 +243,7 @@ template <typename Words, int kTiles, typename RowOf>
 __device__ __forceinline__ void SkinnyPart(const OperandRows& x, const RowOf& row_of, const char* panel,
                                            const PanelLayout& layout, int k, int part, int num_parts, float* partial) {
   if constexpr (requires { Words::kIsInteger; }) {
-    SkinnyProduct<Words, kTiles>(x, row_of, panel, layout, part, num_parts, partial);
+    SkinnyProduct<Words, kTiles>(x, row_of, panel, layout, k, part, num_parts, partial);
   } else {
     SkinnyFloatProduct<kTiles>(x, row_of, panel, k, part, num_parts, partial);
   }

@@ -2,6 +2,7 @@
 #include <type_traits>
 
 #include "kernels/common/cuda.h"
+#include "kernels/common/ptx.h"
 #include "kernels/kv_write/kv_write.h"
 
 namespace moed::kernels {
@@ -58,6 +59,7 @@ __device__ __forceinline__ void CopyPart(const Side<int8_t>& side, int64_t token
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     KvWriteKernel(Side<T> k, Side<T> v, const int64_t* slots, int num_kv_heads, int block_size) {
+  ptx::AwaitEarlierGrids();
   const int64_t token = blockIdx.x;
   const int64_t slot = slots[token];
   if (slot < 0) return;
@@ -86,8 +88,8 @@ void Write(const ExecContext& ctx, const KvWriteArgs& args) {
   if (args.k.dim(0) == 0 || threads == 0) return;
   const dim3 grid(static_cast<unsigned>(args.k.dim(0)), static_cast<unsigned>(CeilDiv(threads, kThreads)),
                   v.head_dim == 0 ? 1 : 2);
-  MOED_LAUNCH(KvWriteKernel<T>, grid, kThreads, 0, ctx.stream, k, v, args.slots.As<int64_t>(), num_kv_heads,
-              static_cast<int>(args.k_pages.dim(2)));
+  MOED_LAUNCH_DEPENDENT(KvWriteKernel<T>, grid, kThreads, 0, ctx.stream, k, v, args.slots.As<int64_t>(), num_kv_heads,
+                        static_cast<int>(args.k_pages.dim(2)));
 }
 
 }  // namespace

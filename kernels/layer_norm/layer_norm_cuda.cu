@@ -1,4 +1,5 @@
 #include "kernels/common/cuda.h"
+#include "kernels/common/ptx.h"
 #include "kernels/layer_norm/layer_norm.h"
 
 namespace moed::kernels {
@@ -33,6 +34,7 @@ __device__ __forceinline__ float BlockSum(float value, float (&warp_sums)[kWarps
 
 // A block a row. A thread reads again only the elements that it wrote itself.
 __global__ void __launch_bounds__(kThreads) LayerNormKernel(LayerNormParameters p) {
+  ptx::AwaitEarlierGrids();
   MOED_SHARED(float, sums, [kWarps]);
   MOED_SHARED(float, squares, [kWarps]);
   const int64_t row = blockIdx.x;
@@ -72,7 +74,7 @@ void LayerNorm(const ExecContext& ctx, const LayerNormArgs& args) {
   p.out_stride = args.out.stride(0);
   p.size = static_cast<int>(args.x.dim(1));
   p.eps = args.eps;
-  MOED_LAUNCH(LayerNormKernel, num_tokens, kThreads, 0, ctx.stream, p);
+  MOED_LAUNCH_DEPENDENT(LayerNormKernel, num_tokens, kThreads, 0, ctx.stream, p);
 }
 
 }  // namespace cuda

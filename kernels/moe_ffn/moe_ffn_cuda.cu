@@ -17,6 +17,10 @@ namespace {
 constexpr int kSkinnyWarps = 8;
 constexpr int kCombineThreads = 128;
 
+// One more than of others: down's blocks are short, and one token's shall all run at once.
+template <typename Words, int kTiles>
+constexpr int kDownBlocks = kSkinnyBlocks<Words, kTiles> == 3 ? 4 : kSkinnyBlocks<Words, kTiles>;
+
 // Of two outputs.
 struct BiasPair {
   float first, second;
@@ -163,7 +167,9 @@ __device__ __forceinline__ void StoreTwoResults(const DownParameters& p, int pai
 
 // Grid: panels, tiles.
 template <typename Words, int kTiles>
-__global__ void __launch_bounds__(kSkinnyWarps * 32) GateUpSkinnyKernel(GateUpParameters p) {
+__global__ void __launch_bounds__(kSkinnyWarps * 32, kSkinnyBlocks<Words, kTiles>)
+    GateUpSkinnyKernel(GateUpParameters p) {
+  ptx::AwaitEarlierGrids();
   constexpr int kRows = kTiles * kRowsPerTile;
   constexpr int kParts = kSkinnyWarps / 2;
   MOED_DYNAMIC_SHARED(float, partials);  // [gate, up][kParts][kRows][kOutputStride]
@@ -192,7 +198,8 @@ __global__ void __launch_bounds__(kSkinnyWarps * 32) GateUpSkinnyKernel(GateUpPa
 
 // Grid: panels, tiles.
 template <typename Words, int kTiles>
-__global__ void __launch_bounds__(kSkinnyWarps * 32) DownSkinnyKernel(DownParameters p) {
+__global__ void __launch_bounds__(kSkinnyWarps * 32, kDownBlocks<Words, kTiles>) DownSkinnyKernel(DownParameters p) {
+  ptx::AwaitEarlierGrids();
   constexpr int kRows = kTiles * kRowsPerTile;
   MOED_DYNAMIC_SHARED(float, partials);  // [kSkinnyWarps][kRows][kOutputStride]
   const int thread = static_cast<int>(threadIdx.x);
@@ -338,6 +345,7 @@ __global__ void __launch_bounds__(WgmmaProduct<Words, kTokens>::kThreads, 1)
 
 // Grid: tokens, pieces of their outputs. A thread has one output; its loads of several choices are under way together.
 __global__ void __launch_bounds__(kCombineThreads) CombineKernel(DownParameters p) {
+  ptx::AwaitEarlierGrids();
   constexpr int kAtOnce = 8;
   const int token = static_cast<int>(blockIdx.x);
   const int output = static_cast<int>(blockIdx.y) * kCombineThreads + static_cast<int>(threadIdx.x);
@@ -391,11 +399,11 @@ void LaunchSkinny(const ExecContext& ctx, const Grid& grid, const Parameters& p)
   constexpr int kRows = kTiles * kRowsPerTile;
   const size_t shared_bytes = sizeof(float) * kSkinnyWarps * kRows * kOutputStride;
   if constexpr (kGateUp) {
-    MOED_LAUNCH((GateUpSkinnyKernel<Words, kTiles>), grid.For(CeilDiv(p.gate.n, kPanelOutputs), kRows),
-                kSkinnyWarps * 32, shared_bytes, ctx.stream, p);
+    MOED_LAUNCH_DEPENDENT((GateUpSkinnyKernel<Words, kTiles>), grid.For(CeilDiv(p.gate.n, kPanelOutputs), kRows),
+                          kSkinnyWarps * 32, shared_bytes, ctx.stream, p);
   } else {
-    MOED_LAUNCH((DownSkinnyKernel<Words, kTiles>), grid.For(CeilDiv(p.down.n, kPanelOutputs), kRows), kSkinnyWarps * 32,
-                shared_bytes, ctx.stream, p);
+    MOED_LAUNCH_DEPENDENT((DownSkinnyKernel<Words, kTiles>), grid.For(CeilDiv(p.down.n, kPanelOutputs), kRows),
+                          kSkinnyWarps * 32, shared_bytes, ctx.stream, p);
   }
 }
 
@@ -471,7 +479,8 @@ OperandRows GateUp(const ExecContext& ctx, const MoeFfnArgs& args, const Routing
   p.activation = args.activation;
   p.swiglu_alpha = args.swiglu_alpha;
   p.swiglu_limit = args.swiglu_limit;
-  p.x = PrepareRows(ctx, args.x, args.gate[0].format);
+  const bool rounds = grid.size == TileSize::k8 && CanRoundWhileReading(args.x, args.gate[0].format);
+  p.x = rounds ? FloatRows(args.x) : PrepareRows(ctx, args.x, args.gate[0].format);
   // bf16 rows are written as down wants them, where they need no padding. All else is prepared once rows are complete.
   const int64_t row_bytes = PreparedRowBytes(down_format, intermediate);
   p.hidden_is_bf16 = down_format == WeightFormat::BF16() && row_bytes == intermediate * 2;
@@ -479,7 +488,11 @@ OperandRows GateUp(const ExecContext& ctx, const MoeFfnArgs& args, const Routing
       ctx.workspace->Tensor({num_pairs, intermediate}, p.hidden_is_bf16 ? DType::kBF16 : DType::kF32);
   p.hidden = hidden.data;
   p.hidden_stride = intermediate;
-  LaunchProduct<true>(ctx, grid, args.gate[0].format, p);
+  if (rounds) {
+    LaunchSkinny<RoundingBf16Words, 1, true>(ctx, grid, p);
+  } else {
+    LaunchProduct<true>(ctx, grid, args.gate[0].format, p);
+  }
   if (p.hidden_is_bf16) return {.data = hidden.As<char>(), .row_bytes = row_bytes};
   return PrepareRows(ctx, hidden, down_format);
 }
@@ -506,7 +519,7 @@ void MoeFfn(const ExecContext& ctx, const MoeFfnArgs& args) {
   LaunchProduct<false>(ctx, grid, args.down[0].format, p);
   if (p.is_single) return;
   const dim3 pieces(static_cast<unsigned>(num_tokens), static_cast<unsigned>(CeilDiv(p.down.n, kCombineThreads)));
-  MOED_LAUNCH(CombineKernel, pieces, kCombineThreads, 0, ctx.stream, p);
+  MOED_LAUNCH_DEPENDENT(CombineKernel, pieces, kCombineThreads, 0, ctx.stream, p);
 }
 
 }  // namespace cuda

@@ -4,6 +4,7 @@
 #include <climits>
 
 #include "kernels/common/cuda.h"
+#include "kernels/common/ptx.h"
 #include "kernels/moe_gating/moe_gating.h"
 
 namespace moed::kernels {
@@ -250,6 +251,7 @@ __device__ __forceinline__ void SortPairs(const GatingParameters& p, int* memory
 }
 
 __global__ void __launch_bounds__(kWarps * 32, 2) ChooseKernel(GatingParameters p) {
+  ptx::AwaitEarlierGrids();
   MOED_DYNAMIC_SHARED(char, memory);
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int num_warps = static_cast<int>(blockDim.x) / 32;
@@ -265,6 +267,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2) ChooseKernel(GatingParameters 
 }
 
 __global__ void __launch_bounds__(kSortWarps * 32) SortKernel(GatingParameters p) {
+  ptx::AwaitEarlierGrids();
   MOED_DYNAMIC_SHARED(int, memory);
   SortPairs(p, memory);
 }
@@ -309,12 +312,12 @@ void MoeGating(const ExecContext& ctx, const MoeGatingArgs& args) {
   const int blocks = p.sort ? 1 : CeilDiv(p.num_tokens, warps);
   const auto size = static_cast<size_t>(warps);
   const size_t shared_bytes = std::max(size * token_bytes, p.sort ? (size + 1) * count_bytes : 0);
-  MOED_LAUNCH(ChooseKernel, static_cast<unsigned>(blocks), static_cast<unsigned>(warps * 32), shared_bytes, ctx.stream,
-              p);
+  MOED_LAUNCH_DEPENDENT(ChooseKernel, static_cast<unsigned>(blocks), static_cast<unsigned>(warps * 32), shared_bytes,
+                        ctx.stream, p);
   if (p.sort) return;
   const int sort_warps = WarpsFor(count_bytes, count_bytes, kSortWarps);
-  MOED_LAUNCH(SortKernel, 1, static_cast<unsigned>(sort_warps * 32), static_cast<size_t>(sort_warps + 1) * count_bytes,
-              ctx.stream, p);
+  MOED_LAUNCH_DEPENDENT(SortKernel, 1, static_cast<unsigned>(sort_warps * 32),
+                        static_cast<size_t>(sort_warps + 1) * count_bytes, ctx.stream, p);
 }
 
 }  // namespace cuda

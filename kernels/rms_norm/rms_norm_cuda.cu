@@ -1,4 +1,5 @@
 #include "kernels/common/cuda.h"
+#include "kernels/common/ptx.h"
 #include "kernels/rms_norm/rms_norm.h"
 
 namespace moed::kernels {
@@ -60,6 +61,7 @@ __device__ __forceinline__ float* SourceOf(const RmsNormParameters& p, int64_t r
 }
 
 __global__ void __launch_bounds__(kThreads) RmsNormWarpKernel(RmsNormParameters p) {
+  ptx::AwaitEarlierGrids();
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (row >= p.num_rows) return;
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -70,6 +72,7 @@ __global__ void __launch_bounds__(kThreads) RmsNormWarpKernel(RmsNormParameters 
 }
 
 __global__ void __launch_bounds__(kThreads) RmsNormBlockKernel(RmsNormParameters p) {
+  ptx::AwaitEarlierGrids();
   MOED_SHARED(float, warp_sums, [kWarps]);
   const int64_t row = blockIdx.x;
   const int thread = static_cast<int>(threadIdx.x);
@@ -95,6 +98,7 @@ __device__ __forceinline__ float SumOfWarps(float warp_sum, float (&warp_sums)[k
 // A block a row, which stays in the registers: every thread has up to kQuads quads of it, blockDim.x apart.
 template <int kQuads>
 __global__ void __launch_bounds__(kMaxWarps * 32) RmsNormQuadsKernel(RmsNormParameters p) {
+  ptx::AwaitEarlierGrids();
   MOED_SHARED(float, warp_sums, [kMaxWarps]);
   const int64_t row = blockIdx.x;
   const int step = static_cast<int>(blockDim.x) * 4;
@@ -151,11 +155,12 @@ void LaunchBlocks(const ExecContext& ctx, const RmsNormParameters& p) {
   const auto rows = static_cast<unsigned>(p.num_rows);
   const int quads = CeilDiv(p.size, 4);
   const int per_thread = CeilDiv(quads, kMaxWarps * 32);
-  if (!AreInFours(p) || per_thread > 4) return MOED_LAUNCH(RmsNormBlockKernel, rows, kThreads, 0, ctx.stream, p);
+  if (!AreInFours(p) || per_thread > 4)
+    return MOED_LAUNCH_DEPENDENT(RmsNormBlockKernel, rows, kThreads, 0, ctx.stream, p);
   const auto threads = static_cast<unsigned>(CeilDiv(CeilDiv(quads, per_thread), 32) * 32);
-  if (per_thread == 1) return MOED_LAUNCH(RmsNormQuadsKernel<1>, rows, threads, 0, ctx.stream, p);
-  if (per_thread == 2) return MOED_LAUNCH(RmsNormQuadsKernel<2>, rows, threads, 0, ctx.stream, p);
-  MOED_LAUNCH(RmsNormQuadsKernel<4>, rows, threads, 0, ctx.stream, p);
+  if (per_thread == 1) return MOED_LAUNCH_DEPENDENT(RmsNormQuadsKernel<1>, rows, threads, 0, ctx.stream, p);
+  if (per_thread == 2) return MOED_LAUNCH_DEPENDENT(RmsNormQuadsKernel<2>, rows, threads, 0, ctx.stream, p);
+  MOED_LAUNCH_DEPENDENT(RmsNormQuadsKernel<4>, rows, threads, 0, ctx.stream, p);
 }
 
 }  // namespace
@@ -176,7 +181,7 @@ void RmsNorm(const ExecContext& ctx, const RmsNormArgs& args) {
   if (p.num_rows == 0) return;
   if (p.size <= kMaxWarpRow) {
     const auto blocks = static_cast<unsigned>((p.num_rows + kWarps - 1) / kWarps);
-    MOED_LAUNCH(RmsNormWarpKernel, blocks, kThreads, 0, ctx.stream, p);
+    MOED_LAUNCH_DEPENDENT(RmsNormWarpKernel, blocks, kThreads, 0, ctx.stream, p);
   } else {
     LaunchBlocks(ctx, p);
   }

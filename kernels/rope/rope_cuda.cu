@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kernels/common/cuda.h"
+#include "kernels/common/ptx.h"
 #include "kernels/rope/rope.h"
 
 namespace moed::kernels {
@@ -36,6 +37,7 @@ __device__ __forceinline__ float* HeadOf(const Heads& q, const Heads& k, int64_t
 // Grid: tokens, pieces of their pairs. A thread rotates one pair, and copies one of the elements that are not rotated
 // where the queries go elsewhere.
 __global__ void __launch_bounds__(kThreads) RopeKernel(RopeParameters p) {
+  ptx::AwaitEarlierGrids();
   const int64_t token = blockIdx.x;
   const int thread = static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x);
   if (thread < (p.q.heads + p.k.heads) * p.half) {
@@ -82,7 +84,7 @@ void Rope(const ExecContext& ctx, const RopeArgs& args) {
   const int threads = std::max((p.q.heads + p.k.heads) * p.half, p.num_copied);
   if (args.q.dim(0) == 0 || threads == 0) return;
   const dim3 grid(static_cast<unsigned>(args.q.dim(0)), static_cast<unsigned>(CeilDiv(threads, kThreads)));
-  MOED_LAUNCH(RopeKernel, grid, kThreads, 0, ctx.stream, p);
+  MOED_LAUNCH_DEPENDENT(RopeKernel, grid, kThreads, 0, ctx.stream, p);
 }
 
 }  // namespace cuda

@@ -1,6 +1,7 @@
 // A block a row. Nothing is sorted: what a sorted row would tell is found by passes over the row, as it lies in the
 // second-level cache, that count or weigh entries. Weights are integers in units of 2^-40 of the largest, so that sums
-// do not hang on the order of threads:
+// do not hang on the order of threads. A histogram over the logits tells the narrow bin in which a target lies; the few
+// entries of that bin are copied to shared memory and searched there.
 //
 //   which entry, most likely first, is the one at which the sum passes a target     SelectKey, a search by digits
 //   which entry, in the order of the ids, is that                                   SelectIndex
@@ -8,6 +9,7 @@
 // The last entry of top-k is the first of these with every entry counting 1, that of the nucleus and the drawn token
 // itself are so with their weights.
 #include "kernels/common/cuda.h"
+#include "kernels/common/ptx.h"
 #include "kernels/sampling/sample_rows.h"
 
 namespace moed::kernels {
@@ -35,12 +37,19 @@ struct SampleParameters {
   int top_stride;
 };
 
+// Entries of a bin that shared memory has room for; of more, the row is searched again.
+constexpr int kListed = 2048;
+
 struct BlockMemory {
   Mass bins[kBins];
+  Mass histogram[kBins];
+  alignas(16) float list[kListed];  // entries of a bin of the histogram, in no order
+  int list_ids[kListed];
   Mass parts[kWarps];  // of a sum or a maximum
   Mass before;         // results of a search
   int found;
-  int count;
+  int count;  // of the list
+  int num_top;
   Mass top[SampleRowsArgs::kMaxTop];
 };
 
@@ -67,10 +76,16 @@ struct Softmax {
     return static_cast<Mass>(WeightOf(value) * static_cast<float>(kUnit));
   }
   // All that weigh anything have this key or a higher one.
-  __device__ __forceinline__ unsigned LowestKey() const {
-    constexpr float kLeast = -29.0f;  // e^-29 is below 2^-40
-    return KeyOf(max + kLeast / inverse_temperature);
+  __device__ __forceinline__ unsigned LowestKey() const { return KeyOf(max - kRange / inverse_temperature); }
+  // The bin of the histogram: no lower for a lower value, evenly spread over all that weigh anything, and the last for
+  // the rest.
+  __device__ __forceinline__ int BinOf(float value) const {
+    const float scale = fminf(inverse_temperature * (kBins / kRange), 1e30f);
+    const float distance = (max - value) * scale;
+    return distance < kBins - 1 ? static_cast<int>(distance) : kBins - 1;
   }
+
+  static constexpr float kRange = 29.0f;  // e^-29 is below 2^-40
 };
 
 // ------------------------------------------------------------------------------------------------------ whole block
@@ -121,10 +136,32 @@ struct Row {
   float* values;
   int size;
 
+  // By quads, several of which are loaded before the first is looked at.
   template <typename Body>
   __device__ __forceinline__ void ForEach(const Body& body) const {
-#pragma unroll 4
-    for (int i = Thread(); i < size; i += kThreads) body(i, values[i]);
+    constexpr int kAtOnce = 2;
+    const int head = min(size, static_cast<int>((0 - reinterpret_cast<uintptr_t>(values) / 4) % 4));
+    const int num_quads = (size - head) / 4;
+    if (Thread() < head) body(Thread(), values[Thread()]);
+    for (int first = Thread(); first < num_quads; first += kAtOnce * kThreads) {
+      float4 quads[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int quad = first + i * kThreads;
+        quads[i] = quad < num_quads ? LoadFour(values + head + 4 * quad) : make_float4(0, 0, 0, 0);
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int begin = head + 4 * (first + i * kThreads);
+        if (begin + 4 > size) continue;
+        body(begin, quads[i].x);
+        body(begin + 1, quads[i].y);
+        body(begin + 2, quads[i].z);
+        body(begin + 3, quads[i].w);
+      }
+    }
+    const int rest = head + 4 * num_quads + Thread();
+    if (rest < size) body(rest, values[rest]);
   }
   template <typename MassOf>
   __device__ __forceinline__ Mass Sum(const MassOf& mass_of, BlockMemory* memory) const {
@@ -165,13 +202,23 @@ __device__ Maximum MaximumOf(const Row& row, BlockMemory* memory) {
 
 struct Selected {
   unsigned key;
-  Mass before;  // of all entries with higher keys
+  Mass before;     // of all entries with higher keys
+  bool is_listed;  // all entries with this key are in the list
 };
 
+// Additions of 64 bits would be loops; nearly all of these are a single one of 32.
+__device__ __forceinline__ void AddToBin(Mass* bin, Mass mass) {
+  auto* words = reinterpret_cast<unsigned*>(bin);
+  const auto low = static_cast<unsigned>(mass);
+  const unsigned before = atomicAdd(&words[0], low);
+  const unsigned high = static_cast<unsigned>(mass >> 32) + (before + low < before ? 1 : 0);
+  if (high != 0) atomicAdd(&words[1], high);
+}
+
 // The bin at which the sum over the bins passes `target` (which it does): memory->found, and what comes before it.
-__device__ void FindBin(Mass target, BlockMemory* memory) {
-  const Mass first = memory->bins[2 * Thread()];
-  const Mass own = first + memory->bins[2 * Thread() + 1];
+__device__ void FindBin(const Mass (&bins)[kBins], Mass target, BlockMemory* memory) {
+  const Mass first = bins[2 * Thread()];
+  const Mass own = first + bins[2 * Thread() + 1];
   const Mass in_warp = WarpPrefix(own);
   __syncthreads();
   if (Lane() == 31) memory->parts[Warp()] = in_warp;
@@ -188,10 +235,10 @@ __device__ void FindBin(Mass target, BlockMemory* memory) {
 }
 
 // Of the entries by descending key: the key at which their masses pass `target`, which is less than all of them, none
-// outside [low, high].
+// outside [low, high]. By 11 bits of the keys at a time.
 template <typename MassOf>
-__device__ Selected SelectKey(const Row& row, const MassOf& mass_of, unsigned low, unsigned high, Mass target,
-                              BlockMemory* memory) {
+__device__ Selected SelectByDigits(const Row& row, const MassOf& mass_of, unsigned low, unsigned high, Mass target,
+                                   BlockMemory* memory) {
   Mass before = 0;
   while (true) {
     const unsigned range = high - low;
@@ -202,17 +249,56 @@ __device__ Selected SelectKey(const Row& row, const MassOf& mass_of, unsigned lo
       const unsigned key = KeyOf(value);
       if (key < low || key > high) return;
       const Mass mass = mass_of(value);
-      if (mass != 0) atomicAdd(&memory->bins[(high - key) >> shift], mass);
+      if (mass != 0) AddToBin(&memory->bins[(high - key) >> shift], mass);
     });
     __syncthreads();
-    FindBin(target - before, memory);
+    FindBin(memory->bins, target - before, memory);
     const auto bin = static_cast<unsigned>(memory->found);
     before += memory->before;
-    if (shift == 0) return {high - bin, before};
+    if (shift == 0) return {high - bin, before, false};
     high -= bin << shift;
     const unsigned width = (1u << shift) - 1;
     low = high - low > width ? high - width : low;
   }
+}
+
+// Fills memory->histogram.
+template <typename MassOf>
+__device__ void MakeHistogram(const Row& row, const MassOf& mass_of, const Softmax& softmax, BlockMemory* memory) {
+  for (int i = Thread(); i < kBins; i += kThreads) memory->histogram[i] = 0;
+  __syncthreads();
+  row.ForEach([&](int, float value) {
+    const Mass mass = mass_of(value);
+    if (mass != 0) AddToBin(&memory->histogram[softmax.BinOf(value)], mass);
+  });
+  __syncthreads();
+}
+
+// The same as SelectByDigits, where memory->histogram is made of these masses.
+template <typename MassOf>
+__device__ Selected SelectKey(const Row& row, const MassOf& mass_of, const Softmax& softmax, unsigned low,
+                              unsigned high, Mass target, BlockMemory* memory) {
+  FindBin(memory->histogram, target, memory);
+  const int bin = memory->found;
+  const Mass before = memory->before;
+  if (Thread() == 0) memory->count = 0;
+  __syncthreads();
+  const auto mass_in_bin = [&](float value) -> Mass { return softmax.BinOf(value) == bin ? mass_of(value) : 0; };
+  row.ForEach([&](int i, float value) {
+    if (mass_in_bin(value) == 0) return;
+    const int place = atomicAdd(&memory->count, 1);
+    if (place >= kListed) return;
+    memory->list[place] = value;
+    memory->list_ids[place] = i;
+  });
+  __syncthreads();
+  const bool is_listed = memory->count <= kListed;
+  const Row list = {memory->list, memory->count};
+  Selected selected = is_listed ? SelectByDigits(list, mass_of, low, high, target - before, memory)
+                                : SelectByDigits(row, mass_in_bin, low, high, target - before, memory);
+  selected.before += before;
+  selected.is_listed = is_listed;
+  return selected;
 }
 
 // Of the entries in their order: the index at which their masses pass `target`, which is less than all of them.
@@ -225,7 +311,7 @@ __device__ int SelectIndex(int size, const MassAt& mass_at, Mass target, BlockMe
     const int piece_begin = begin + Warp() * piece;
     const int piece_end = min(piece_begin + piece, end);
     Mass sum = 0;
-#pragma unroll 4
+#pragma unroll 8
     for (int i = piece_begin + Lane(); i < piece_end; i += 32) sum += mass_at(i);
 #pragma unroll
     for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(kAllLanes, sum, distance);
@@ -245,10 +331,24 @@ __device__ int SelectIndex(int size, const MassAt& mass_at, Mass target, BlockMe
   return begin + __ffs(static_cast<int>(passed)) - 1;
 }
 
-// The id of entry `number` among those that equal `key`.
-__device__ int IdOfEqual(const Row& row, unsigned key, Mass number, BlockMemory* memory) {
-  return SelectIndex(
-      row.size, [&](int i) -> Mass { return KeyOf(row.values[i]) == key ? 1 : 0; }, number, memory);
+// The id of entry `number` among those with the selected key.
+__device__ int IdOfEqual(const Row& row, const Selected& selected, Mass number, BlockMemory* memory) {
+  const unsigned key = selected.key;
+  if (!selected.is_listed) {
+    return SelectIndex(
+        row.size, [&](int i) -> Mass { return KeyOf(row.values[i]) == key ? 1 : 0; }, number, memory);
+  }
+  __syncthreads();  // all have read what was found before
+  for (int i = Thread(); i < memory->count; i += kThreads) {
+    if (KeyOf(memory->list[i]) != key) continue;
+    Mass lower = 0;
+    for (int j = 0; j < memory->count; ++j) {
+      lower += KeyOf(memory->list[j]) == key && memory->list_ids[j] < memory->list_ids[i] ? 1 : 0;
+    }
+    if (lower == number) memory->found = memory->list_ids[i];
+  }
+  __syncthreads();
+  return memory->found;
 }
 
 // --------------------------------------------------------------------------------------------------- log-probabilities
@@ -262,17 +362,20 @@ __device__ double LogSum(const Row& row, float max, BlockMemory* memory) {
 
 __device__ void StoreBest(const Row& row, const Maximum& maximum, double log_sum, int count, int* ids, float* logprobs,
                           BlockMemory* memory) {
+  const Softmax softmax = {ValueOf(maximum.key), 1.0f};
   const auto one = [](float) -> Mass { return 1; };
-  const Selected last = SelectKey(row, one, maximum.least_key, maximum.key, static_cast<Mass>(count) - 1, memory);
-  if (Thread() == 0) memory->count = 0;
+  MakeHistogram(row, one, softmax, memory);
+  const Selected last =
+      SelectKey(row, one, softmax, maximum.least_key, maximum.key, static_cast<Mass>(count) - 1, memory);
+  if (Thread() == 0) memory->num_top = 0;
   __syncthreads();
   const auto entry = [](unsigned key, int id) { return static_cast<Mass>(key) << 32 | ~static_cast<unsigned>(id); };
   row.ForEach([&](int i, float value) {
     const unsigned key = KeyOf(value);
-    if (key > last.key) memory->top[atomicAdd(&memory->count, 1)] = entry(key, i);
+    if (key > last.key) memory->top[atomicAdd(&memory->num_top, 1)] = entry(key, i);
   });
   for (int i = static_cast<int>(last.before); i < count; ++i) {
-    const int id = IdOfEqual(row, last.key, static_cast<Mass>(i) - last.before, memory);
+    const int id = IdOfEqual(row, last, static_cast<Mass>(i) - last.before, memory);
     if (Thread() == 0) memory->top[i] = entry(last.key, id);
   }
   __syncthreads();
@@ -302,7 +405,9 @@ __device__ Mass DrawnMass(double part, Mass total) {
 __device__ Candidates KeepTopK(const Row& row, const Softmax& softmax, const Maximum& maximum, int top_k,
                                BlockMemory* memory) {
   const auto one = [](float) -> Mass { return 1; };
-  const Selected last = SelectKey(row, one, maximum.least_key, maximum.key, static_cast<Mass>(top_k) - 1, memory);
+  MakeHistogram(row, one, softmax, memory);
+  const Selected last =
+      SelectKey(row, one, softmax, maximum.least_key, maximum.key, static_cast<Mass>(top_k) - 1, memory);
   const Mass equals = static_cast<Mass>(top_k) - last.before;
   const Mass above = row.Sum([&](float value) { return KeyOf(value) > last.key ? softmax.MassOf(value) : 0; }, memory);
   return {last.key, equals, above + equals * softmax.MassOf(ValueOf(last.key))};
@@ -313,7 +418,8 @@ __device__ Candidates KeepNucleus(const Row& row, const Softmax& softmax, const 
   const double wanted = ceil(static_cast<double>(top_p) * static_cast<double>(all.total));
   const Mass target = wanted < 1.0 ? 0 : min(static_cast<Mass>(wanted), all.total) - 1;
   const auto mass = [&](float value) { return softmax.MassOf(value); };
-  const Selected last = SelectKey(row, mass, min(softmax.LowestKey(), maximum.key), maximum.key, target, memory);
+  const Selected last =
+      SelectKey(row, mass, softmax, min(softmax.LowestKey(), maximum.key), maximum.key, target, memory);
   const Mass one = mass(ValueOf(last.key));
   const Mass equals = (target - last.before) / one + 1;
   return {last.key, equals, last.before + equals * one};
@@ -341,20 +447,20 @@ __device__ int ChooseToken(const Row& row, const Maximum& maximum, const Samplin
     return SelectIndex(
         row.size, [&](int i) { return mass(row.values[i]); }, DrawnMass(how.uniform, total), memory);
   }
-  Candidates candidates;
-  if (cut_k) {
-    candidates = KeepTopK(row, softmax, maximum, how.top_k, memory);
-  } else {
-    candidates = {0, 0, row.Sum([&](float value) { return softmax.MassOf(value); }, memory)};
-  }
+  const auto mass = [&](float value) { return softmax.MassOf(value); };
+  Candidates candidates = {};
+  if (cut_k) candidates = KeepTopK(row, softmax, maximum, how.top_k, memory);
+  MakeHistogram(row, mass, softmax, memory);
+  if (!cut_k)
+    candidates.total = BlockSum(memory->histogram[2 * Thread()] + memory->histogram[2 * Thread() + 1], memory);
   if (cut_p) candidates = KeepNucleus(row, softmax, maximum, how.top_p, candidates, memory);
   if (how.min_p > 0.0f) candidates.total = SumOfThoseNotBelow(row, softmax, how.min_p, candidates, memory);
   // In this order what may not be drawn comes last, behind every target.
   const Mass target = DrawnMass(how.uniform, candidates.total);
-  const auto mass = [&](float value) { return softmax.MassOf(value); };
-  const Selected drawn = SelectKey(row, mass, min(softmax.LowestKey(), maximum.key), maximum.key, target, memory);
+  const Selected drawn =
+      SelectKey(row, mass, softmax, min(softmax.LowestKey(), maximum.key), maximum.key, target, memory);
   const Mass number = (target - drawn.before) / mass(ValueOf(drawn.key));
-  return IdOfEqual(row, drawn.key, number, memory);
+  return IdOfEqual(row, drawn, number, memory);
 }
 
 __device__ __forceinline__ float Adjusted(float logit, const LogitAdjustment& adjustment, float repetition_penalty) {
@@ -366,7 +472,8 @@ __device__ __forceinline__ float Adjusted(float logit, const LogitAdjustment& ad
 
 // Grid: rows.
 __global__ void __launch_bounds__(kThreads) SampleRowsKernel(SampleParameters p) {
-  MOED_SHARED(BlockMemory, memory, [1]);
+  ptx::AwaitEarlierGrids();
+  MOED_DYNAMIC_SHARED(BlockMemory, memory);
   const int r = static_cast<int>(blockIdx.x);
   const SamplingRow how = p.rows[r];
   const Row row = {p.logits + static_cast<int64_t>(r) * p.vocab, p.vocab};
@@ -426,7 +533,8 @@ void SampleRows(const ExecContext& ctx, const SampleRowsArgs& args) {
   p.top_ids = args.top_ids.As<int>();
   p.top_logprobs = args.top_logprobs.As<float>();
   p.top_stride = static_cast<int>(args.top_ids.dim(1));
-  MOED_LAUNCH(SampleRowsKernel, static_cast<unsigned>(num_rows), kThreads, 0, ctx.stream, p);
+  MOED_LAUNCH_DEPENDENT(SampleRowsKernel, static_cast<unsigned>(num_rows), kThreads, sizeof(BlockMemory), ctx.stream,
+                        p);
 }
 
 }  // namespace cuda

@@ -3,15 +3,14 @@
 #include <array>
 #include <utility>
 
+#include "kernels/attention_inputs/attention_inputs.h"
 #include "kernels/embedding/embedding.h"
 #include "kernels/gemm/gemm.h"
-#include "kernels/kv_write/kv_write.h"
 #include "kernels/layer_norm/layer_norm.h"
 #include "kernels/moe_ffn/moe_ffn.h"
 #include "kernels/moe_gating/moe_gating.h"
 #include "kernels/paged_attention/paged_attention.h"
 #include "kernels/rms_norm/rms_norm.h"
-#include "kernels/rope/rope.h"
 #include "model/latent_attention.h"
 
 namespace moed {
@@ -188,32 +187,25 @@ void TransformerDecoder::GroupedQueryAttention(const ExecContext& ctx, const Dec
   const LayerWeights& weights = weights_.layer(layer);
   const int64_t q_columns = int64_t{config.num_heads} * config.k_head_dim;
   const int64_t k_end = q_columns + int64_t{config.num_kv_heads} * config.k_head_dim;
-  const TensorView all_q = act->qkv.Columns(0, q_columns), all_k = act->qkv.Columns(q_columns, k_end);
-  const TensorView q = all_q.SplitLast(config.num_heads, config.k_head_dim);
-  const TensorView k = all_k.SplitLast(config.num_kv_heads, config.k_head_dim);
-  const TensorView v = act->qkv.Columns(k_end, act->qkv.dim(1)).SplitLast(config.num_kv_heads, config.v_head_dim);
-  const auto qk_norm = [&] {
-    const bool full = config.qk_norm_full_width;
-    const TensorView q_rows = full ? all_q : q, k_rows = full ? all_k : k;
-    kernels::RmsNorm(ctx, {.x = q_rows, .weight = weights.q_norm, .eps = config_.norm_eps, .out = q_rows});
-    kernels::RmsNorm(ctx, {.x = k_rows, .weight = weights.k_norm, .eps = config_.norm_eps, .out = k_rows});
-  };
-  if (config.qk_norm && !config.qk_norm_after_rope) qk_norm();
-  kernels::Rope(ctx, {.q = q,
-                      .k = k,
-                      .positions = batch.positions,
-                      .cos_sin = rope_.cos_sin(),
-                      .interleaved = config_.rope.interleaved});
-  if (config.qk_norm && config.qk_norm_after_rope) qk_norm();
-  kernels::KvWrite(ctx, {.k = k,
-                         .v = v,
-                         .slots = batch.groups[cache.group].slots,
-                         .k_pages = cache.k_pages,
-                         .v_pages = cache.v_pages,
-                         .k_scales = cache.k_scales,
-                         .v_scales = cache.v_scales});
+  const TensorView q = act->qkv.Columns(0, q_columns), k = act->qkv.Columns(q_columns, k_end);
+  const TensorView v = act->qkv.Columns(k_end, act->qkv.dim(1));
+  kernels::AttentionInputs(ctx, {.q = q,
+                                 .k = k,
+                                 .v = v,
+                                 .q_norm = config.qk_norm ? weights.q_norm : TensorView(),
+                                 .k_norm = config.qk_norm ? weights.k_norm : TensorView(),
+                                 .eps = config_.norm_eps,
+                                 .norm_after_rope = config.qk_norm_after_rope,
+                                 .positions = batch.positions,
+                                 .cos_sin = rope_.cos_sin(),
+                                 .interleaved = config_.rope.interleaved,
+                                 .slots = batch.groups[cache.group].slots,
+                                 .k_pages = cache.k_pages,
+                                 .v_pages = cache.v_pages,
+                                 .k_scales = cache.k_scales,
+                                 .v_scales = cache.v_scales});
   kernels::PagedAttentionArgs attention = AttentionArgs(config_, batch, cache, layer);
-  attention.q = q;
+  attention.q = q.SplitLast(config.num_heads, config.k_head_dim);
   attention.sinks = weights.sinks;
   attention.out = act->attended;
   kernels::PagedAttention(ctx, attention);

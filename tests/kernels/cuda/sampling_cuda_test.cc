@@ -184,10 +184,10 @@ TEST_F(SamplingCudaTest, EveryWayToChoose) {
   }
 }
 
-// Few different values: many equal logits at every border.
+// Few different values: many equal logits at every border, of some more than are listed in shared memory.
 TEST_F(SamplingCudaTest, EqualLogitsGoByTheirIds) {
   test::Random random;
-  constexpr int64_t kVocab = 2500;
+  constexpr int64_t kVocab = 6000;
   Rows rows(6, kVocab, 32);
   for (int64_t i = 0; i < rows.logits.view().num_elements(); ++i) {
     rows.logits.As<float>()[i] = static_cast<float>(random.Int(-2, 1)) * (random.Int(0, 1) == 0 ? 1.0f : -0.0f);

@@ -128,6 +128,10 @@ void StartProduct(Accumulator (&d)[N / 2], const unsigned (&a)[4], const void* b
 
 }  // namespace simt_internal
 
+// Kernels follow one another here.
+inline void AwaitEarlierGrids() {}
+inline void PrefetchL2(const void*) {}
+
 // The hardware may copy at any moment up to the wait: here at once or at the wait, at random, so that a wait for too
 // few groups, or none, shows.
 inline void StartCopy(void* shared, const void* global, size_t bytes, bool valid, const simt::Place& place) {

@@ -47,6 +47,7 @@ void Launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 blo
 
 #define MOED_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   ::moed::simt::Launch(#kernel, kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
+#define MOED_LAUNCH_DEPENDENT MOED_LAUNCH
 #define MOED_SHARED(T, name, dims)                   \
   static const char moed_site_##name = 0;            \
   using MoedSharedType_##name = T dims;              \
