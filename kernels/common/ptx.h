@@ -185,6 +185,14 @@ __device__ __forceinline__ uint64_t WgmmaDescriptor(const void* b) {
   return kSwizzle128 | kEightColumns | kUnused | (SharedAddress(b) & 0x3ffff) >> 4;
 }
 
+// Describes rows of 128 bytes, one for each k, each swizzled by its number: quad i of row k lies at place i ^ (k % 8).
+// `b` is row 0, a multiple of 1024 bytes; columns beyond the first 128 bytes lie `distance` bytes further on.
+__device__ __forceinline__ uint64_t WgmmaRowsDescriptor(const void* b, int distance) {
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
+  constexpr uint64_t kEightRows = uint64_t{1024 >> 4} << 32;
+  return kSwizzle128 | kEightRows | static_cast<uint64_t>(distance >> 4) << 16 | (SharedAddress(b) & 0x3ffff) >> 4;
+}
+
 // The operands' numbers in the text of a product, and the operands: all of d, a, b, and whether to add to what d holds.
 #define MOED_PTX_D32                                                                                               \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
@@ -224,6 +232,34 @@ __device__ __forceinline__ void WgmmaBf16(float (&d)[N / 2], const unsigned (&a)
         "0;\n}"
         : MOED_PTX_64("+f", 0)
         : MOED_PTX_SOURCES);
+  }
+#endif
+}
+
+// The same with b [16, N] by rows (WgmmaRowsDescriptor).
+template <int N>
+__device__ __forceinline__ void WgmmaBf16ByRows(float (&d)[N / 2], const unsigned (&a)[4], const void* b, int distance,
+                                                bool accumulate) {
+#if MOED_PTX_WGMMA
+  static_assert(N == 64 || N == 128);
+  if constexpr (N == 64) {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" MOED_PTX_D32
+        "}, {%32, %33, %34, %35}, %36, p, 1, 1, "
+        "1;\n}"
+        : MOED_PTX_32("+f", 0)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(WgmmaRowsDescriptor(b, distance)),
+          "r"(static_cast<int>(accumulate)));
+  } else {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" MOED_PTX_D64
+        "}, {%64, %65, %66, %67}, %68, p, 1, 1, "
+        "1;\n}"
+        : MOED_PTX_64("+f", 0)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(WgmmaRowsDescriptor(b, distance)),
+          "r"(static_cast<int>(accumulate)));
   }
 #endif
 }

@@ -6,6 +6,7 @@
 
 #include "kernels/paged_attention/flash_attention_cuda.h"
 #include "kernels/paged_attention/flash_latent_cuda.h"
+#include "kernels/paged_attention/flash_warpgroup_cuda.h"
 
 namespace moed::kernels::flash {
 
@@ -30,7 +31,9 @@ template <typename Shape>
 void LaunchKernel(const Step<typename Shape::T>& step, const AttentionParameters<typename Shape::T>& p, int64_t tiles) {
   const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(p.num_kv_heads),
                   static_cast<unsigned>(p.num_splits));
-  if constexpr (requires { Shape::kHeadDim; }) {
+  if constexpr (requires { Shape::kWarpgroups; }) {
+    MOED_LAUNCH(FlashWarpgroupKernel<Shape>, grid, Shape::kThreads, Shape::SharedBytes(), step.ctx.stream, p);
+  } else if constexpr (requires { Shape::kHeadDim; }) {
     MOED_LAUNCH(FlashKernel<Shape>, grid, Shape::kThreads, Shape::SharedBytes(), step.ctx.stream, p);
   } else {
     MOED_LAUNCH(FlashLatentKernel<Shape>, grid, Shape::kThreads, Shape::SharedBytes(), step.ctx.stream, p);
@@ -66,11 +69,36 @@ void Decode(const Step<typename Shape::T>& step) {
   MOED_LAUNCH(FlashCombineKernel<typename Shape::T>, grid, 128, 0, step.ctx.stream, p);
 }
 
-template <typename PrefillShape, typename DecodeShape, typename T>
-void PrefillAndDecode(const Step<T>& step) {
-  if (step.num_tokens > step.p.num_sequences) Prefill<PrefillShape>(step);
-  const bool is_one_prompt = step.p.num_sequences == 1 && step.num_tokens > 1;
-  if (!is_one_prompt) Decode<DecodeShape>(step);
+template <typename T>
+bool HasPrompts(const Step<T>& step) {
+  return step.num_tokens > step.p.num_sequences;
+}
+template <typename T>
+bool MayHaveDecodes(const Step<T>& step) {
+  return step.p.num_sequences > 1 || step.num_tokens == 1;
+}
+
+template <int kHeadDim, typename T>
+void AttendHeads(const Step<T>& step) {
+  if (HasPrompts(step)) {
+    if (std::is_same_v<T, BFloat16> && MayUseWgmma(step.ctx)) {
+      if constexpr (std::is_same_v<T, BFloat16>) Prefill<WarpgroupShape<kHeadDim>>(step);
+    } else {
+      Prefill<PrefillShape<T, kHeadDim>>(step);
+    }
+  }
+  if (MayHaveDecodes(step)) Decode<DecodeShape<T, kHeadDim>>(step);
+}
+
+template <typename T>
+void AttendLatents(const Step<T>& step) {
+  if (HasPrompts(step)) Prefill<LatentShape<T, Phase::kPrefill, 2>>(step);
+  if (!MayHaveDecodes(step)) return;
+  if (step.group() <= 16) {
+    Decode<LatentShape<T, Phase::kDecode, 1>>(step);
+  } else {
+    Decode<LatentShape<T, Phase::kDecode, 2>>(step);
+  }
 }
 
 // False, and nothing done, where heads have another size or pages lie otherwise than these bodies need.
@@ -81,21 +109,16 @@ bool Attend(const Step<T>& step) {
   if (!is_aligned(p.k_pages) || !is_aligned(p.v_pages) || p.v_row_stride % 8 != 0) return false;
   if (p.num_page_rows > INT32_MAX) return false;  // of the tables in shared memory
   if (p.k_head_dim == 64 && p.v_head_dim == 64) {
-    PrefillAndDecode<PrefillShape<T, 64>, DecodeShape<T, 64>>(step);
+    AttendHeads<64>(step);
     return true;
   }
   if (p.k_head_dim == 128 && p.v_head_dim == 128) {
-    PrefillAndDecode<PrefillShape<T, 128>, DecodeShape<T, 128>>(step);
+    AttendHeads<128>(step);
     return true;
   }
   const bool is_latent = p.v_pages == p.k_pages;
   if (is_latent && p.k_head_dim == 576 && p.v_head_dim == 512) {
-    using Prompts = LatentShape<T, Phase::kPrefill, 2>;
-    if (step.group() <= 16) {
-      PrefillAndDecode<Prompts, LatentShape<T, Phase::kDecode, 1>>(step);
-    } else {
-      PrefillAndDecode<Prompts, LatentShape<T, Phase::kDecode, 2>>(step);
-    }
+    AttendLatents(step);
     return true;
   }
   return false;

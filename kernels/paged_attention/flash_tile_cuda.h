@@ -156,9 +156,11 @@ struct RowSums {
     }
   }
 
-  // Scores to weights relative to the largest score so far; sums and values so far follow.
+  // Scores to weights relative to the largest score so far; the sums so far follow. Values must be multiplied by the
+  // factors before weights like these are added to them.
   template <int kScoreTiles>
-  __device__ __forceinline__ void ToWeights(float scale, Scores<kRowTiles, kScoreTiles>& scores) {
+  __device__ __forceinline__ void Weigh(float scale, Scores<kRowTiles, kScoreTiles>& scores,
+                                        float (&factors)[kRowTiles][2]) {
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
 #pragma unroll
@@ -173,7 +175,7 @@ struct RowSums {
         const float new_max = fmaxf(max[i][half], largest * scale);
         // A row that has seen nothing yet: all of its weights are zero.
         const float subtract = new_max == -INFINITY ? 0.0f : new_max;
-        const float factor = ptx::Exp2(max[i][half] - subtract);
+        factors[i][half] = ptx::Exp2(max[i][half] - subtract);
         max[i][half] = new_max;
         float part = 0.0f;
 #pragma unroll
@@ -184,16 +186,32 @@ struct RowSums {
             part += scores[i][n][j];
           }
         }
-        sum[i][half] = fmaf(sum[i][half], factor, part);
+        sum[i][half] = fmaf(sum[i][half], factors[i][half], part);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void Rescale(const float (&factors)[kRowTiles][2]) {
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
         // Later tiles seldom have a larger score.
-        if (__all_sync(kAllLanes, factor == 1.0f) != 0) continue;
+        if (__all_sync(kAllLanes, factors[i][half] == 1.0f) != 0) continue;
 #pragma unroll
         for (int n = 0; n < kValueTiles; ++n) {
-          values[i][n][half * 2] *= factor;
-          values[i][n][half * 2 + 1] *= factor;
+          values[i][n][half * 2] *= factors[i][half];
+          values[i][n][half * 2 + 1] *= factors[i][half];
         }
       }
     }
+  }
+
+  template <int kScoreTiles>
+  __device__ __forceinline__ void ToWeights(float scale, Scores<kRowTiles, kScoreTiles>& scores) {
+    float factors[kRowTiles][2];
+    Weigh(scale, scores, factors);
+    Rescale(factors);
   }
 
   // Adds the weighted rows of `from`, which are kStride elements apart; a row is a position.

@@ -61,9 +61,36 @@ void MultiplyTile(Accumulator (&d)[4], const unsigned (&a)[4], const unsigned (&
       place);
 }
 
-// The part of d (+)= a b that a warp has of a wgmma: a [16, K] by rows in its registers, b [K, N] in shared memory by
-// columns of 128 bytes, swizzled, as kernels/common/ptx.h describes them.
-template <typename Accumulator, int N, int K, typename Element>
+// Bytes of b that start at `place` of the layout, which the swizzle puts elsewhere in their 1024.
+inline void ReadSwizzled(const simt::AsyncProduct& product, uintptr_t place, size_t bytes, void* to) {
+  const void* from = reinterpret_cast<const void*>(place ^ (place >> 7 & 7) << 4);
+  const void* quad = reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(from) & ~uintptr_t{15});
+  if (simt::IsUnfenced(quad)) simt::Fail("reads what no fence.proxy.async has shown it", product.place);
+  std::memcpy(to, from, bytes);
+}
+
+// A column of b, by columns of 128 bytes or by rows of them, as kernels/common/ptx.h describes them.
+template <typename Accumulator, int K, typename Element, bool kByRows>
+void ReadColumn(const simt::AsyncProduct& product, int column, Accumulator (&right)[K]) {
+  constexpr int kPacked = K / 8;  // elements of a word
+  const uintptr_t b = reinterpret_cast<uintptr_t>(product.b);
+  if constexpr (kByRows) {
+    for (int k = 0; k < K; ++k) {
+      uint16_t bits;
+      ReadSwizzled(product, b + column / 64 * product.distance + k * 128 + column % 64 * 2, 2, &bits);
+      right[k] = Element::Get(bits, 0);
+    }
+    return;
+  }
+  for (int half = 0; half < 2; ++half) {
+    unsigned words[4];
+    ReadSwizzled(product, b + column * 128 + half * 16, 16, words);
+    for (int i = 0; i < K / 2; ++i) right[half * (K / 2) + i] = Element::Get(words[i / kPacked], i % kPacked);
+  }
+}
+
+// The part of d (+)= a b that a warp has of a wgmma: a [16, K] by rows in its registers, b [K, N] in shared memory.
+template <typename Accumulator, int N, int K, typename Element, bool kByRows>
 void PerformProduct(const simt::AsyncProduct& product) {
   constexpr int kPacked = K / 8;  // elements of a register
   Accumulator left[K][16], right[K], sums[16];
@@ -75,14 +102,7 @@ void PerformProduct(const simt::AsyncProduct& product) {
     }
   }
   for (int column = 0; column < N; ++column) {
-    for (int half = 0; half < 2; ++half) {
-      const uintptr_t place = reinterpret_cast<uintptr_t>(product.b) + column * 128 + half * 16;
-      const void* quad = reinterpret_cast<const void*>(place ^ (place >> 7 & 7) << 4);
-      if (simt::IsUnfenced(quad)) simt::Fail("reads what no fence.proxy.async has shown it", product.place);
-      unsigned words[4];
-      std::memcpy(words, quad, 16);
-      for (int i = 0; i < K / 2; ++i) right[half * (K / 2) + i] = Element::Get(words[i / kPacked], i % kPacked);
-    }
+    ReadColumn<Accumulator, K, Element, kByRows>(product, column, right);
     std::fill(std::begin(sums), std::end(sums), Accumulator{0});
     for (int row = 0; row < 16 && product.accumulate; ++row) {
       const int lane = row % 8 * 4 + column % 8 / 2;
@@ -98,13 +118,14 @@ void PerformProduct(const simt::AsyncProduct& product) {
   }
 }
 
-template <typename Accumulator, int N, int K, typename Element>
-void StartProduct(Accumulator (&d)[N / 2], const unsigned (&a)[4], const void* b, bool accumulate,
+template <typename Accumulator, int N, int K, typename Element, bool kByRows = false>
+void StartProduct(Accumulator (&d)[N / 2], const unsigned (&a)[4], const void* b, int distance, bool accumulate,
                   const simt::Place& place) {
-  if (reinterpret_cast<uintptr_t>(b) % 32 != 0 || reinterpret_cast<uintptr_t>(b) % 1024 >= 128) {
-    simt::Fail("b does not start in a first column, at a multiple of 32 bytes", place);
+  if (reinterpret_cast<uintptr_t>(b) % 32 != 0 || reinterpret_cast<uintptr_t>(b) % 1024 >= (kByRows ? 32 : 128)) {
+    simt::Fail("b does not start in a first column or row, at a multiple of 32 bytes", place);
   }
-  simt::AsyncProduct own = {.a = {a}, .b = b, .d = {d}, .accumulate = accumulate, .place = place, .perform = {}};
+  simt::AsyncProduct own = {
+      .a = {a}, .b = b, .distance = distance, .d = {d}, .accumulate = accumulate, .place = place, .perform = {}};
   simt::WarpCollective(
       ~0u, &own,
       [](unsigned, void** data) {
@@ -117,7 +138,7 @@ void StartProduct(Accumulator (&d)[N / 2], const unsigned (&a)[4], const void* b
             simt::Fail("lanes do not agree on b", product.place);
           }
         }
-        product.perform = PerformProduct<Accumulator, N, K, Element>;
+        product.perform = PerformProduct<Accumulator, N, K, Element, kByRows>;
         simt::AsyncProducts& products = simt::WarpProducts();
         if (!products.is_fenced) simt::Fail("registers were written, and no wgmma.fence came since", product.place);
         products.groups.back().push_back(product);
@@ -250,7 +271,7 @@ void WgmmaBf16(float (&d)[N / 2], const unsigned (&a)[4], const void* b, bool ac
 }
 template <int N>
 void WgmmaS8(int (&d)[N / 2], const unsigned (&a)[4], const void* b, bool accumulate, MOED_SIMT_PLACE) {
-  simt_internal::StartProduct<int, N, 32, simt_internal::Int8Element>(d, a, b, accumulate, MOED_SIMT_HERE("wgmma.s8"));
+  simt_internal::StartProduct<int, N, 32, simt_internal::Int8Element>(d, a, b, 0, accumulate, MOED_SIMT_HERE("wgmma.s8"));
 }
 
 }  // namespace moed::kernels::ptx

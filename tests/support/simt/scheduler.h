@@ -108,6 +108,7 @@ bool IsUnfenced(const void* quad);
 struct AsyncProduct {
   const unsigned* a[32];
   const void* b;
+  int distance;  // between blocks of columns, of a b by rows
   void* d[32];
   bool accumulate;
   Place place;

@@ -1,0 +1,273 @@
+// Attention of prompts by warpgroups (wgmma, sm_90a), for pages of bf16: FlashAttention-3 (Shah et al. 2024,
+// arXiv:2407.08608) without its producer warps. A block has 128 rows, 64 of each warpgroup, and goes through the
+// positions in tiles of 128; a warpgroup starts the scores of a tile and the values of the one before together, and
+// turns scores to weights while the values are added.
+//
+// Keys and values lie in shared memory in blocks of 64 dimensions, a row of 128 bytes for each position, swizzled: by
+// columns for the scores, by rows for the values (ptx.h). Queries and weights are in registers.
+#ifndef KERNELS_PAGED_ATTENTION_FLASH_WARPGROUP_CUDA_H_
+#define KERNELS_PAGED_ATTENTION_FLASH_WARPGROUP_CUDA_H_
+
+#include "kernels/paged_attention/flash_tile_cuda.h"
+
+namespace moed::kernels::flash {
+
+template <int kHeadDimension>
+struct WarpgroupShape {
+  using T = BFloat16;
+  static constexpr Phase kPhase = Phase::kPrefill;
+  static constexpr int kHeadDim = kHeadDimension;
+  static constexpr int kWarpgroups = 2;
+  static constexpr int kThreads = 128 * kWarpgroups;
+  static constexpr int kRows = 64 * kWarpgroups;
+  static constexpr int kTile = 128;  // positions
+  static constexpr int kBlockBytes = kTile * 128;
+  static constexpr int kTileBytes = kHeadDim / 64 * kBlockBytes;
+  // Tiles of keys, and as many of values.
+  static constexpr int kSlots = 2;
+  static constexpr int kTables = 4;
+  static constexpr int kAlignment = 1024;
+  static_assert(kHeadDim % 64 == 0);
+
+  static constexpr size_t SharedBytes() {
+    return size_t{kAlignment} + size_t{2 * kSlots} * kTileBytes + size_t{kTables} * kTile * sizeof(int32_t);
+  }
+};
+
+template <typename Shape>
+class WarpgroupAttention {
+ public:
+  using T = typename Shape::T;
+
+  __device__ __forceinline__ WarpgroupAttention(const AttentionParameters<T>& p, const RowView& rows, char* shared)
+      : p_(p), rows_(rows) {
+    const auto misaligned = reinterpret_cast<uintptr_t>(shared) % Shape::kAlignment;
+    tiles_ = shared + (misaligned == 0 ? 0 : Shape::kAlignment - misaligned);
+    tables_ = reinterpret_cast<int32_t*>(tiles_ + 2 * Shape::kSlots * Shape::kTileBytes);
+  }
+
+  // Goes through the positions [begin, end), which some row sees.
+  __device__ __forceinline__ void Run(int begin, int end);
+  __device__ __forceinline__ void Store(int split) { StoreRows(p_, rows_, FirstRow(), 0, split, sums_); }
+
+ private:
+  static constexpr int kSteps = Shape::kHeadDim / 16;
+  static constexpr int kScoreTiles = Shape::kTile / 8;
+  static constexpr int kValueTiles = Shape::kHeadDim / 8;
+  using TileScores = Scores<1, kScoreTiles>;
+  using TileWeights = unsigned[Shape::kTile / 16][4];
+
+  __device__ __forceinline__ static int Thread() { return static_cast<int>(threadIdx.x); }
+  __device__ __forceinline__ static int Lane() { return Thread() % 32; }
+  // The warp's first row in the tile.
+  __device__ __forceinline__ static int FirstRow() { return Thread() / 32 * 16; }
+
+  __device__ __forceinline__ void LoadQueries();
+  // Where the row of a tile's position lies that the calling thread looks up; -1 for one that nobody sees.
+  __device__ __forceinline__ int32_t LookUp(int tile) const;
+  __device__ __forceinline__ void SetTable(int tile, int32_t row) {
+    if (Thread() < Shape::kTile) tables_[tile % Shape::kTables * Shape::kTile + Thread()] = row;
+  }
+  __device__ __forceinline__ char* KeysOf(int tile) { return tiles_ + tile % Shape::kSlots * Shape::kTileBytes; }
+  __device__ __forceinline__ char* ValuesOf(int tile) {
+    return tiles_ + (Shape::kSlots + tile % Shape::kSlots) * Shape::kTileBytes;
+  }
+  // Starts to copy a tile from rows that are `stride` elements apart.
+  __device__ __forceinline__ void CopyTile(int tile, const T* pages, int64_t stride, char* to);
+  __device__ __forceinline__ void StartScores(int tile, TileScores& scores);
+  __device__ __forceinline__ void StartValues(int tile, const TileWeights& weights);
+  __device__ __forceinline__ void Mask(int first_position, TileScores& scores) const;
+  __device__ __forceinline__ static void PackWeights(const TileScores& scores, TileWeights& weights);
+
+  const AttentionParameters<T>& p_;
+  RowView rows_;
+  int begin_ = 0, end_ = 0;  // of Run
+  char* tiles_;              // [keys, values][kSlots][kTileBytes]
+  int32_t* tables_;          // [kTables, kTile]: rows of the pages
+  unsigned query_[kSteps][4];
+  RowSums<1, kValueTiles> sums_;
+};
+
+// What the calling thread has of the warp's 16 rows, rounded, as wgmma takes it.
+template <typename Shape>
+__device__ __forceinline__ void WarpgroupAttention<Shape>::LoadQueries() {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = FirstRow() + half * 8 + Lane() / 4;
+    const float* head = p_.q + (rows_.tile.first_token + rows_.TokenOf(row)) * p_.q_token_stride +
+                        rows_.HeadOf(row) * p_.q_head_stride + Lane() % 4 * 2;
+    const bool exists = row < rows_.tile.num_rows;
+#pragma unroll
+    for (int i = 0; i < 2 * kSteps; ++i) {
+      float2 pair = make_float2(0.0f, 0.0f);
+      if (exists && p_.q_in_fours) pair = *reinterpret_cast<const float2*>(head + i * 8);
+      if (exists && !p_.q_in_fours) pair = make_float2(head[i * 8], head[i * 8 + 1]);
+      query_[i / 2][i % 2 * 2 + half] = Pack(pair.x, pair.y, T());
+    }
+  }
+}
+
+template <typename Shape>
+__device__ __forceinline__ int32_t WarpgroupAttention<Shape>::LookUp(int tile) const {
+  const int position = tile * Shape::kTile + Thread();
+  if (Thread() >= Shape::kTile || position < begin_ || position >= end_) return -1;
+  const int32_t* blocks = p_.block_ids + p_.block_starts[rows_.tile.sequence];
+  return static_cast<int32_t>(p_.RowOf(blocks, rows_.kv_head, position));
+}
+
+template <typename Shape>
+__device__ __forceinline__ void WarpgroupAttention<Shape>::CopyTile(int tile, const T* pages, int64_t stride,
+                                                                    char* to) {
+  constexpr int kChunks = Shape::kHeadDim / 8;  // of 16 bytes
+  constexpr int kRowsAtOnce = Shape::kThreads / kChunks;
+  const int32_t* table = tables_ + tile % Shape::kTables * Shape::kTile;
+  const int chunk = Thread() % kChunks;
+  const int first = Thread() / kChunks;
+  // Rows that a thread copies have the same number modulo 8, and so the same swizzle.
+  static_assert(kRowsAtOnce % 8 == 0 && Shape::kTile % kRowsAtOnce == 0);
+  char* const place = to + chunk / 8 * Shape::kBlockBytes + first * 128 + ((chunk % 8) ^ (first % 8)) * 16;
+#pragma unroll 4
+  for (int i = 0; i < Shape::kTile / kRowsAtOnce; ++i) {
+    const int64_t row = table[first + i * kRowsAtOnce];
+    // Beyond what anybody sees: zeros, since a weight of zero does not hide a NaN.
+    ptx::CpAsync16(place + i * kRowsAtOnce * 128, row < 0 ? nullptr : pages + row * stride + chunk * 8, row >= 0);
+  }
+}
+
+template <typename Shape>
+__device__ __forceinline__ void WarpgroupAttention<Shape>::StartScores(int tile, TileScores& scores) {
+  const char* keys = KeysOf(tile);
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i) {
+    ptx::WgmmaBf16<Shape::kTile>(reinterpret_cast<float(&)[Shape::kTile / 2]>(scores), query_[i],
+                                 keys + i / 4 * Shape::kBlockBytes + i % 4 * 32, i > 0);
+  }
+  ptx::WgmmaCommit();
+}
+
+template <typename Shape>
+__device__ __forceinline__ void WarpgroupAttention<Shape>::StartValues(int tile, const TileWeights& weights) {
+  const char* values = ValuesOf(tile);
+#pragma unroll
+  for (int i = 0; i < Shape::kTile / 16; ++i) {
+    ptx::WgmmaBf16ByRows<Shape::kHeadDim>(reinterpret_cast<float(&)[Shape::kHeadDim / 2]>(sums_.values), weights[i],
+                                          values + i * 16 * 128, Shape::kBlockBytes, true);
+  }
+  ptx::WgmmaCommit();
+}
+
+// -inf for what a row does not see.
+template <typename Shape>
+__device__ __forceinline__ void WarpgroupAttention<Shape>::Mask(int first_position, TileScores& scores) const {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int end = rows_.EndOf(FirstRow() + half * 8 + Lane() / 4);
+    const int begin = rows_.BeginOf(end);
+#pragma unroll
+    for (int n = 0; n < kScoreTiles; ++n) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const int position = first_position + n * 8 + Lane() % 4 * 2 + j;
+        if (position < begin || position >= end) scores[0][n][half * 2 + j] = -INFINITY;
+      }
+    }
+  }
+}
+
+template <typename Shape>
+__device__ __forceinline__ void WarpgroupAttention<Shape>::PackWeights(const TileScores& scores, TileWeights& weights) {
+#pragma unroll
+  for (int i = 0; i < Shape::kTile / 16; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float(&tile)[4] = scores[0][i * 2 + j / 2];
+      weights[i][j] = Pack(tile[j % 2 * 2], tile[j % 2 * 2 + 1], T());
+    }
+  }
+}
+
+template <typename Shape>
+__device__ __forceinline__ void WarpgroupAttention<Shape>::Run(int begin, int end) {
+  begin_ = begin;
+  end_ = end;
+  sums_.Clear();
+  const int first_tile = begin / Shape::kTile;
+  const int end_tile = CeilDiv(end, Shape::kTile);
+  // Positions that all rows see: those within [seen_begin, seen_end).
+  const int seen_begin = rows_.BeginOf(rows_.LastEnd());
+  const int seen_end = rows_.FirstEnd();
+  SetTable(first_tile, LookUp(first_tile));
+  SetTable(first_tile + 1, LookUp(first_tile + 1));
+  __syncthreads();
+  CopyTile(first_tile, p_.k_pages, Shape::kHeadDim, KeysOf(first_tile));
+  ptx::CpAsyncCommit();
+  LoadQueries();
+  TileWeights weights;
+  for (int tile = first_tile; tile < end_tile; ++tile) {
+    // Asked for early: the block's number is a long way off.
+    const int32_t next_row = LookUp(tile + 2);
+    ptx::CpAsyncWait<0>();
+    ptx::FenceProxyAsync();
+    // The tile's keys and the last one's values are here for all; nobody reads the keys before any more, nor the values
+    // before those.
+    __syncthreads();
+    TileScores scores;
+    ptx::WgmmaFence();
+    StartScores(tile, scores);
+    if (tile > first_tile) {
+      ptx::WgmmaFence();
+      StartValues(tile - 1, weights);
+    }
+    if (tile + 1 < end_tile) CopyTile(tile + 1, p_.k_pages, Shape::kHeadDim, KeysOf(tile + 1));
+    CopyTile(tile, p_.v_pages, p_.v_row_stride, ValuesOf(tile));
+    ptx::CpAsyncCommit();
+    if (tile > first_tile) {
+      ptx::WgmmaWait<1>();
+    } else {
+      ptx::WgmmaWait<0>();
+    }
+    ptx::WgmmaResults(reinterpret_cast<float(&)[Shape::kTile / 2]>(scores));
+    if (tile * Shape::kTile < seen_begin || (tile + 1) * Shape::kTile > seen_end) Mask(tile * Shape::kTile, scores);
+    float factors[1][2];
+    sums_.Weigh(p_.scale * kLog2E, scores, factors);
+    ptx::WgmmaWait<0>();
+    ptx::WgmmaResults(reinterpret_cast<float(&)[Shape::kHeadDim / 2]>(sums_.values));
+    sums_.Rescale(factors);
+    PackWeights(scores, weights);
+    SetTable(tile + 2, next_row);
+  }
+  ptx::CpAsyncWait<0>();
+  ptx::FenceProxyAsync();
+  __syncthreads();
+  ptx::WgmmaFence();
+  StartValues(end_tile - 1, weights);
+  ptx::WgmmaWait<0>();
+  ptx::WgmmaResults(reinterpret_cast<float(&)[Shape::kHeadDim / 2]>(sums_.values));
+  sums_.SumOverLanes();
+}
+
+// Grid: tiles of rows, those of a sequence's longest contexts first; KV heads; parts of the positions.
+template <typename Shape>
+__global__ void __launch_bounds__(Shape::kThreads, 1)
+    FlashWarpgroupKernel(AttentionParameters<typename Shape::T> p) {
+  if constexpr (!ptx::kHasWgmma) {
+    ptx::Trap();
+  } else {
+    MOED_DYNAMIC_SHARED(char, shared);
+    const RowTile tile =
+        FindRowTile<Shape::kPhase>(p, Shape::kRows, static_cast<int>(gridDim.x) - 1 - static_cast<int>(blockIdx.x));
+    if (tile.num_rows == 0) return;
+    const RowView rows(p, tile, static_cast<int>(blockIdx.y));
+    const int split = static_cast<int>(blockIdx.z);
+    const int begin = max(rows.BeginOf(rows.FirstEnd()), split * p.split_positions);
+    const int end = min(rows.LastEnd(), (split + 1) * p.split_positions);
+    if (begin >= end) return;
+    WarpgroupAttention<Shape> attention(p, rows, shared);
+    attention.Run(begin, end);
+    attention.Store(split);
+  }
+}
+
+}  // namespace moed::kernels::flash
+
+#endif  // KERNELS_PAGED_ATTENTION_FLASH_WARPGROUP_CUDA_H_
