@@ -179,11 +179,14 @@ __global__ void __launch_bounds__(kSkinnyWarps * 32, kSkinnyBlocks<Words, kTiles
   const int tile_index = static_cast<int>(blockIdx.y);
   const ExpertTile tile = FindTile(p.routing.expert_offsets, p.routing.num_experts, kRows, tile_index);
   if (tile.rows == 0) return;
+  const char* panel = (warp < kParts ? p.gate : p.up).Panel(tile.expert, static_cast<int>(blockIdx.x));
+  // Each warp's first lines, while its rows are looked up.
+  const int64_t first_bytes = warp % kParts * p.gate.layout.group_bytes + thread % 32 * kLineBytes;
+  if (first_bytes < p.gate.layout.panel_bytes) ptx::PrefetchL2(panel + first_bytes);
   rows[0].Fill(tile, [&](int i) { return p.routing.sorted_pairs[i] / p.routing.top_k; });
-  const ExpertWeights& weights = warp < kParts ? p.gate : p.up;
   const auto row_of = [&](int i) { return rows[0].places[i]; };
-  SkinnyPart<Words, kTiles>(p.x, row_of, weights.Panel(tile.expert, static_cast<int>(blockIdx.x)), p.gate.layout,
-                            p.gate.k, warp % kParts, kParts, partials + warp * kRows * kOutputStride);
+  SkinnyPart<Words, kTiles>(p.x, row_of, panel, p.gate.layout, p.gate.k, warp % kParts, kParts,
+                            partials + warp * kRows * kOutputStride);
   __syncthreads();
   const int lane = thread % kPanelOutputs;
   const int output = static_cast<int>(blockIdx.x) * kPanelOutputs + lane;
