@@ -134,10 +134,8 @@ __global__ void __launch_bounds__(TileProduct<Words, kRowWarps>::kThreads) TileK
   });
 }
 
+// Stores the results of `output` and the next, as far as there are such.
 __device__ __forceinline__ void StoreTwo(const GemmParameters& p, float* out, int output, const float (&values)[2]) {
-  if (p.aligned && output + 2 <= p.n && p.bias == nullptr && !p.accumulate) {
-    return StorePair(out + output, values[0], values[1]);
-  }
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     if (output + i < p.n) StoreOne(p, out, output + i, values[i]);
@@ -169,11 +167,19 @@ __global__ void __launch_bounds__(WgmmaProduct<Words, kTokens>::kThreads, 1) Wgm
     const int first_row = done.row_tile * kTokens;
     const int output = done.column * Product::kOutputs + Product::Pair() * 2 * kPanelOutputs + Product::Output();
     float* out = p.out + first_row * p.out_stride + ptx::Recompute(static_cast<int>(blockIdx.y)) * p.out_head_stride;
-    Product::ForEachRow(sums, [&](int row, const float(&first)[2], const float(&second)[2]) {
-      if (first_row + row >= p.m) return;
-      StoreTwo(p, out + row * p.out_stride, output, first);
-      StoreTwo(p, out + row * p.out_stride, output + kPanelOutputs, second);
-    });
+    const auto store = [&](const auto& store_two) {
+      Product::ForEachRow(sums, [&](int row, const float(&first)[2], const float(&second)[2]) {
+        if (first_row + row >= p.m) return;
+        store_two(out + row * p.out_stride, output, first);
+        store_two(out + row * p.out_stride, output + kPanelOutputs, second);
+      });
+    };
+    // By itself: few instructions, so many times over.
+    if (p.aligned && p.bias == nullptr && !p.accumulate && output + kPanelOutputs + 2 <= p.n) {
+      store([](float* to, int at, const float(&two)[2]) { StorePair(to + at, two[0], two[1]); });
+    } else {
+      store([&](float* to, int at, const float(&two)[2]) { StoreTwo(p, to, at, two); });
+    }
   }
 }
 

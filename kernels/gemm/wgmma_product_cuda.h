@@ -214,6 +214,7 @@ __device__ __forceinline__ void WgmmaProduct<Words, kTokens>::CopyScales(const O
     ptx::CpAsync16(scales + kRowScaleBytes + quad * 16, from + quad % kQuadsOfPanel * 16,
                    panel / 2 < (panel % 2 == 0 ? panels.num_first : panels.num_second));
   }
+  __syncwarp();  // wgmma's instructions are for whole warps
 }
 
 template <typename Words, int kTokens>
@@ -266,16 +267,17 @@ __device__ __forceinline__ void WgmmaProduct<Words, kTokens>::AddIntegers(const 
                                                                           Sums* sums, const CopyPart& copy_part) {
 #pragma unroll
   for (int slot = 0; slot < 2; ++slot) {
-    unsigned words[kStageSteps][4];
+    unsigned words[3][4];
     int products[kTokens / 2];
-#pragma unroll
-    for (int step = 0; step < kStageSteps; ++step) LoadWords(stage, step, slot, words[step]);
-    ptx::WgmmaFence();
+    LoadWords(stage, 0, slot, words[0]);
 #pragma unroll
     for (int step = 0; step < kStageSteps; ++step) {
-      ptx::WgmmaS8<kTokens>(products, words[step], stage + step * kStepBytes, step > 0);
+      if (step + 1 < kStageSteps) LoadWords(stage, step + 1, slot, words[(step + 1) % 3]);
+      ptx::WgmmaFence();
+      ptx::WgmmaS8<kTokens>(products, words[step % 3], stage + step * kStepBytes, step > 0);
+      ptx::WgmmaCommit();
+      if (step + 1 < kStageSteps) ptx::WgmmaWait<1>();
     }
-    ptx::WgmmaCommit();
 #pragma unroll
     for (int part = slot * 2; part < kParts - 1 + slot; ++part) copy_part(part);
     ptx::WgmmaWait<0>();

@@ -94,8 +94,10 @@ struct TileRows {
   }
 };
 
+__device__ __forceinline__ float Swiglu(float gate, float up) { return gate / (1.0f + expf(-gate)) * up; }
+
 __device__ __forceinline__ float Activate(const GateUpParameters& p, float gate, float up) {
-  if (p.activation == Activation::kSilu) return gate / (1.0f + expf(-gate)) * up;
+  if (p.activation == Activation::kSilu) return Swiglu(gate, up);
   if (p.activation == Activation::kGeluTanh) {
     constexpr float kRootOf2OverPi = 0.7978845608028654f;
     return 0.5f * gate * (1.0f + tanhf(kRootOf2OverPi * (gate + 0.044715f * gate * gate * gate))) * up;
@@ -121,11 +123,8 @@ __device__ __forceinline__ void StoreHidden(const GateUpParameters& p, int exper
 }
 
 // Those of `output`, which is even, and the next, as far as there are such.
-__device__ __forceinline__ void StoreTwoHidden(const GateUpParameters& p, int64_t place, int output,
-                                               const float (&gate)[2], const BiasPair& gate_bias, const float (&up)[2],
-                                               const BiasPair& up_bias) {
-  const float first = Activate(p, gate[0] + gate_bias.first, up[0] + up_bias.first);
-  const float second = Activate(p, gate[1] + gate_bias.second, up[1] + up_bias.second);
+__device__ __forceinline__ void StoreTwoHidden(const GateUpParameters& p, int64_t place, int output, float first,
+                                               float second) {
   const int64_t offset = place * p.hidden_stride + output;
   if (p.hidden_stride % 2 != 0 || output + 2 > p.gate.n) {
     if (output < p.gate.n) StoreHiddenValue(p, offset, first);
@@ -151,16 +150,11 @@ __device__ __forceinline__ void StoreResult(const DownParameters& p, int expert,
   StoreResultValue(p, pair, output, product + p.down.Bias(expert, output));
 }
 
-// Those of `output`, which is even, and the next, as far as there are such.
-__device__ __forceinline__ void StoreTwoResults(const DownParameters& p, int pair, int output,
-                                                const float (&products)[2], const BiasPair& bias) {
-  const float first = products[0] + bias.first, second = products[1] + bias.second;
-  if (p.is_single || p.down.n % 2 != 0 || output + 2 > p.down.n) {
-    if (output < p.down.n) StoreResultValue(p, pair, output, first);
-    if (output + 1 < p.down.n) StoreResultValue(p, pair, output + 1, second);
-    return;
-  }
-  StorePair(p.results + static_cast<int64_t>(pair) * p.down.n + output, first, second);
+// Those of `output` and the next, as far as there are such.
+__device__ __forceinline__ void StoreTwoResults(const DownParameters& p, int pair, int output, float first,
+                                                float second) {
+  if (output < p.down.n) StoreResultValue(p, pair, output, first);
+  if (output + 1 < p.down.n) StoreResultValue(p, pair, output + 1, second);
 }
 
 // --------------------------------------------------------------------------------------------------- few rows
@@ -289,28 +283,38 @@ __global__ void __launch_bounds__(WgmmaProduct<Words, kTokens>::kThreads, 1)
     using Product = WgmmaProduct<Words, kTokens>;
     MOED_DYNAMIC_SHARED(char, shared);
     MOED_SHARED(TileRows<kTokens>, rows, [1]);
+    MOED_SHARED(PanelPairs, panels, [1]);  // here they take no registers
     const int columns = CeilDiv(p.gate.n, Product::kOutputs / 2);
     const BlockTile block = TileOf(static_cast<int>(blockIdx.x), row_tiles, columns);
     const ExpertTile found = FindTile(p.routing.expert_offsets, p.routing.num_experts, kTokens, block.row_tile);
     if (found.rows == 0) return;
+    if (threadIdx.x == 0) {
+      const int first_panel = block.column * Product::kPairs;
+      const int num_panels = CeilDiv(p.gate.n, kPanelOutputs) - first_panel;
+      panels[0] = {p.gate.Panel(found.expert, first_panel), p.up.Panel(found.expert, first_panel),
+                   p.gate.layout.panel_bytes, num_panels, num_panels};
+    }
     rows[0].Fill(found, [&](int i) { return p.routing.sorted_pairs[i] / p.routing.top_k; });
-    const int first_panel = block.column * Product::kPairs;
-    const int num_panels = CeilDiv(p.gate.n, kPanelOutputs) - first_panel;
-    const PanelPairs panels = {.first = p.gate.Panel(found.expert, first_panel),
-                               .second = p.up.Panel(found.expert, first_panel),
-                               .distance = p.gate.layout.panel_bytes,
-                               .num_first = num_panels,
-                               .num_second = num_panels};
     const auto row_of = [&](int i) { return rows[0].places[i]; };
     typename Product::Sums sums;
-    Product::Run(p.x, row_of, panels, p.gate.layout, shared, &sums);
+    Product::Run(p.x, row_of, panels[0], p.gate.layout, shared, &sums);
     const ExpertTile& tile = rows[0].tile;
-    const int output = (first_panel + Product::Pair()) * kPanelOutputs + Product::Output();
+    const int column = TileOf(ptx::Recompute(static_cast<int>(blockIdx.x)), row_tiles, columns).column;
+    const int output = (column * Product::kPairs + Product::Pair()) * kPanelOutputs + Product::Output();
     const BiasPair gate_bias = p.gate.TwoBiases(tile.expert, output), up_bias = p.up.TwoBiases(tile.expert, output);
-    Product::ForEachRow(sums, [&](int row, const float(&gate)[2], const float(&up)[2]) {
-      if (row >= tile.rows) return;
-      StoreTwoHidden(p, tile.first + row, output, gate, gate_bias, up, up_bias);
-    });
+    const auto store = [&](const auto& activate) {
+      Product::ForEachRow(sums, [&](int row, const float(&gate)[2], const float(&up)[2]) {
+        if (row >= tile.rows) return;
+        StoreTwoHidden(p, tile.first + row, output, activate(gate[0] + gate_bias.first, up[0] + up_bias.first),
+                       activate(gate[1] + gate_bias.second, up[1] + up_bias.second));
+      });
+    };
+    // By itself: few instructions, so many times over.
+    if (p.activation == Activation::kSilu) {
+      store([](float gate, float up) { return Swiglu(gate, up); });
+    } else {
+      store([&](float gate, float up) { return Activate(p, gate, up); });
+    }
   }
 }
 
@@ -324,25 +328,41 @@ __global__ void __launch_bounds__(WgmmaProduct<Words, kTokens>::kThreads, 1)
     using Product = WgmmaProduct<Words, kTokens>;
     MOED_DYNAMIC_SHARED(char, shared);
     MOED_SHARED(TileRows<kTokens>, pairs, [1]);
-    const BlockTile block = TileOf(static_cast<int>(blockIdx.x), row_tiles, CeilDiv(p.down.n, Product::kOutputs));
+    MOED_SHARED(PanelPairs, panels, [1]);
+    const int columns = CeilDiv(p.down.n, Product::kOutputs);
+    const BlockTile block = TileOf(static_cast<int>(blockIdx.x), row_tiles, columns);
     const ExpertTile found = FindTile(p.routing.expert_offsets, p.routing.num_experts, kTokens, block.row_tile);
     if (found.rows == 0) return;
+    if (threadIdx.x == 0) {
+      const int first_panel = block.column * 2 * Product::kPairs;
+      panels[0] = AdjacentPanels(p.down.Panel(found.expert, first_panel), p.down.layout,
+                                 CeilDiv(p.down.n, kPanelOutputs) - first_panel);
+    }
     pairs[0].Fill(found, [&](int i) { return p.routing.sorted_pairs[i]; });
-    const int first_panel = block.column * 2 * Product::kPairs;
-    const PanelPairs panels = AdjacentPanels(p.down.Panel(found.expert, first_panel), p.down.layout,
-                                             CeilDiv(p.down.n, kPanelOutputs) - first_panel);
     const auto row_of = [&](int i) { return i < found.rows ? found.first + i : -1; };
     typename Product::Sums sums;
-    Product::Run(p.hidden, row_of, panels, p.down.layout, shared, &sums);
+    Product::Run(p.hidden, row_of, panels[0], p.down.layout, shared, &sums);
     const ExpertTile& tile = pairs[0].tile;
-    const int output = (first_panel + 2 * Product::Pair()) * kPanelOutputs + Product::Output();
+    const int column = TileOf(ptx::Recompute(static_cast<int>(blockIdx.x)), row_tiles, columns).column;
+    const int output = column * Product::kOutputs + 2 * Product::Pair() * kPanelOutputs + Product::Output();
     const BiasPair first_bias = p.down.TwoBiases(tile.expert, output);
     const BiasPair second_bias = p.down.TwoBiases(tile.expert, output + kPanelOutputs);
-    Product::ForEachRow(sums, [&](int row, const float(&first)[2], const float(&second)[2]) {
-      if (row >= tile.rows) return;
-      StoreTwoResults(p, pairs[0].places[row], output, first, first_bias);
-      StoreTwoResults(p, pairs[0].places[row], output + kPanelOutputs, second, second_bias);
-    });
+    const auto store = [&](const auto& store_two) {
+      Product::ForEachRow(sums, [&](int row, const float(&first)[2], const float(&second)[2]) {
+        if (row >= tile.rows) return;
+        store_two(pairs[0].places[row], output, first[0] + first_bias.first, first[1] + first_bias.second);
+        store_two(pairs[0].places[row], output + kPanelOutputs, second[0] + second_bias.first,
+                  second[1] + second_bias.second);
+      });
+    };
+    // By itself: few instructions, so many times over.
+    if (!p.is_single && p.down.n % 2 == 0 && output + kPanelOutputs + 2 <= p.down.n) {
+      store([&](int pair, int to, float first, float second) {
+        StorePair(p.results + static_cast<int64_t>(pair) * p.down.n + to, first, second);
+      });
+    } else {
+      store([&](int pair, int to, float first, float second) { StoreTwoResults(p, pair, to, first, second); });
+    }
   }
 }
 

@@ -16,6 +16,7 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 TILE = "kernels/gemm/tile_product_cuda.h"
+WGMMA = "kernels/gemm/wgmma_product_cuda.h"
 SKINNY = "kernels/gemm/skinny_product_cuda.h"
 TIMEOUT_S = 240
 
@@ -35,6 +36,19 @@ BUGS = [
         "    __syncthreads();  // this stage", "    // this stage", "*MatchesReference/bf16"),
     Bug("gemm: a wait for the stage before", "gemm", TILE,
         "ptx::CpAsyncWait<kStages - 2>();", "ptx::CpAsyncWait<kStages - 1>();", "*MatchesReference/bf16"),
+    Bug("gemm: no barrier between copies and products of warpgroups", "gemm", WGMMA,
+        "    __syncthreads();  // the stage", "    // the stage", "*MatchesReference/bf16"),
+    Bug("gemm: a stage multiplied by warpgroups before it has come", "gemm", WGMMA,
+        "ptx::CpAsyncWait<kStages - 3>();", "ptx::CpAsyncWait<kStages - 2>();", "*MatchesReference/bf16"),
+    Bug("gemm: copies not shown to the products of warpgroups", "gemm", WGMMA,
+        "    ptx::FenceProxyAsync();\n", "", "*MatchesReference/bf16"),
+    Bug("gemm: a stage overwritten that warpgroups still multiply", "gemm", WGMMA,
+        "    ptx::WgmmaWait<2>();", "    ptx::WgmmaWait<7>();", "*MatchesReference/bf16"),
+    Bug("gemm: integers scaled before their products are done", "gemm", WGMMA,
+        "    ptx::WgmmaWait<0>();\n    ptx::WgmmaResults(products);", "    ptx::WgmmaResults(products);",
+        "*MatchesReference/int8_in_groups_of_128"),
+    Bug("gemm: rows swizzled by another number than their own", "gemm", WGMMA,
+        "thread % kQuads ^ first_row % 8", "thread % kQuads ^ first_row % 4", "*MatchesReference/bf16"),
     Bug("gemm: sums of the warps read before they are written", "gemm", "kernels/gemm/gemm_cuda.cu",
         "  __syncthreads();\n", "", "*MatchesReference/bf16"),
     Bug("gemm: sums of the wrong lane's rows", "gemm", SKINNY,
