@@ -16,6 +16,7 @@
 
 #include "tensor/cuda_stream.h"
 #include "tensor/dtype.h"
+#include "tensor/exec_context.h"
 
 #if defined(__CUDACC__)
 
@@ -83,6 +84,12 @@ void Launch(const char* name, void (*kernel)(Parameters...), bool awaits, dim3 g
 #endif
 
 namespace moed::kernels {
+
+// Whether products of many rows are to run by warpgroups.
+inline bool MayUseWgmma(const ExecContext& ctx) {
+  if (ctx.wgmma.has_value()) return *ctx.wgmma;
+  return ctx.stream != nullptr && ctx.stream->has_wgmma();
+}
 
 constexpr unsigned kAllLanes = 0xffffffffu;
 

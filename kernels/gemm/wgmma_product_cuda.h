@@ -13,12 +13,6 @@
 
 namespace moed::kernels {
 
-// Whether products of many rows are to run by warpgroups.
-inline bool MayUseWgmma(const ExecContext& ctx) {
-  if (ctx.wgmma.has_value()) return *ctx.wgmma;
-  return ctx.stream != nullptr && ctx.stream->has_wgmma();
-}
-
 // What a block computes: a tile of rows and a column of outputs.
 struct BlockTile {
   int row_tile, column;

@@ -12,7 +12,7 @@ template <typename T>
 struct AttentionParameters {
   const float* q;  // [num_tokens, num_heads, k_head_dim], the first two dimensions strided
   int64_t q_token_stride, q_head_stride;
-  bool q_in_fours;  // rows start at multiples of 16 bytes
+  bool q_in_fours;   // rows start at multiples of 16 bytes
   const T* k_pages;  // [num_blocks, num_kv_heads, block_size, k_head_dim]
   const T* v_pages;
   int64_t v_row_stride;   // at least v_head_dim

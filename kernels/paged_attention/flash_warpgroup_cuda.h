@@ -78,6 +78,11 @@ class WarpgroupAttention {
   __device__ __forceinline__ void StartValues(int tile, const TileWeights& weights);
   __device__ __forceinline__ void Mask(int first_position, TileScores& scores) const;
   __device__ __forceinline__ static void PackWeights(const TileScores& scores, TileWeights& weights);
+  __device__ __forceinline__ void Weigh(int tile, TileScores& scores, float (&factors)[1][2]);
+  __device__ __forceinline__ static void AwaitCopies();
+  // Of the next tile's keys and this one's values.
+  __device__ __forceinline__ void StartCopies(int tile);
+  __device__ __forceinline__ void AwaitValues();
 
   const AttentionParameters<T>& p_;
   RowView rows_;
@@ -186,6 +191,41 @@ __device__ __forceinline__ void WarpgroupAttention<Shape>::PackWeights(const Til
   }
 }
 
+// Scores that are there to weights and the factors of the values before.
+template <typename Shape>
+__device__ __forceinline__ void WarpgroupAttention<Shape>::Weigh(int tile, TileScores& scores, float (&factors)[1][2]) {
+  ptx::WgmmaResults(reinterpret_cast<float(&)[Shape::kTile / 2]>(scores));
+  // Positions that all rows see.
+  const int seen_begin = rows_.BeginOf(rows_.LastEnd());
+  const int seen_end = rows_.FirstEnd();
+  if (tile * Shape::kTile < seen_begin || (tile + 1) * Shape::kTile > seen_end) Mask(tile * Shape::kTile, scores);
+  sums_.Weigh(p_.scale * kLog2E, scores, factors);
+}
+
+// The copies that were started are here for all, and nobody reads what the next ones write over.
+template <typename Shape>
+__device__ __forceinline__ void WarpgroupAttention<Shape>::AwaitCopies() {
+  ptx::CpAsyncWait<0>();
+  ptx::FenceProxyAsync();
+  __syncthreads();
+}
+
+template <typename Shape>
+__device__ __forceinline__ void WarpgroupAttention<Shape>::StartCopies(int tile) {
+  if ((tile + 1) * Shape::kTile < end_) CopyTile(tile + 1, p_.k_pages, Shape::kHeadDim, KeysOf(tile + 1));
+  CopyTile(tile, p_.v_pages, p_.v_row_stride, ValuesOf(tile));
+  ptx::CpAsyncCommit();
+}
+
+template <typename Shape>
+__device__ __forceinline__ void WarpgroupAttention<Shape>::AwaitValues() {
+  ptx::WgmmaWait<0>();
+  ptx::WgmmaResults(reinterpret_cast<float(&)[Shape::kHeadDim / 2]>(sums_.values));
+}
+
+// The copies of a tile's keys and of the values of the one before are one tile ahead; block numbers, which are a long
+// way off, are asked for two tiles ahead. The first tile stands by itself, so that the compiler sees in the loop which
+// products are under way.
 template <typename Shape>
 __device__ __forceinline__ void WarpgroupAttention<Shape>::Run(int begin, int end) {
   begin_ = begin;
@@ -193,63 +233,48 @@ __device__ __forceinline__ void WarpgroupAttention<Shape>::Run(int begin, int en
   sums_.Clear();
   const int first_tile = begin / Shape::kTile;
   const int end_tile = CeilDiv(end, Shape::kTile);
-  // Positions that all rows see: those within [seen_begin, seen_end).
-  const int seen_begin = rows_.BeginOf(rows_.LastEnd());
-  const int seen_end = rows_.FirstEnd();
   SetTable(first_tile, LookUp(first_tile));
   SetTable(first_tile + 1, LookUp(first_tile + 1));
   __syncthreads();
   CopyTile(first_tile, p_.k_pages, Shape::kHeadDim, KeysOf(first_tile));
   ptx::CpAsyncCommit();
   LoadQueries();
+  TileScores scores;
   TileWeights weights;
-  for (int tile = first_tile; tile < end_tile; ++tile) {
-    // Asked for early: the block's number is a long way off.
+  float factors[1][2];
+  SetTable(first_tile + 2, LookUp(first_tile + 2));
+  AwaitCopies();
+  ptx::WgmmaFence();
+  StartScores(first_tile, scores);
+  StartCopies(first_tile);
+  ptx::WgmmaWait<0>();
+  Weigh(first_tile, scores, factors);
+  PackWeights(scores, weights);
+  for (int tile = first_tile + 1; tile < end_tile; ++tile) {
     const int32_t next_row = LookUp(tile + 2);
-    ptx::CpAsyncWait<0>();
-    ptx::FenceProxyAsync();
-    // The tile's keys and the last one's values are here for all; nobody reads the keys before any more, nor the values
-    // before those.
-    __syncthreads();
-    TileScores scores;
+    AwaitCopies();
     ptx::WgmmaFence();
     StartScores(tile, scores);
-    if (tile > first_tile) {
-      ptx::WgmmaFence();
-      StartValues(tile - 1, weights);
-    }
-    if (tile + 1 < end_tile) CopyTile(tile + 1, p_.k_pages, Shape::kHeadDim, KeysOf(tile + 1));
-    CopyTile(tile, p_.v_pages, p_.v_row_stride, ValuesOf(tile));
-    ptx::CpAsyncCommit();
-    if (tile > first_tile) {
-      ptx::WgmmaWait<1>();
-    } else {
-      ptx::WgmmaWait<0>();
-    }
-    ptx::WgmmaResults(reinterpret_cast<float(&)[Shape::kTile / 2]>(scores));
-    if (tile * Shape::kTile < seen_begin || (tile + 1) * Shape::kTile > seen_end) Mask(tile * Shape::kTile, scores);
-    float factors[1][2];
-    sums_.Weigh(p_.scale * kLog2E, scores, factors);
-    ptx::WgmmaWait<0>();
-    ptx::WgmmaResults(reinterpret_cast<float(&)[Shape::kHeadDim / 2]>(sums_.values));
+    ptx::WgmmaFence();
+    StartValues(tile - 1, weights);
+    StartCopies(tile);
+    ptx::WgmmaWait<1>();
+    Weigh(tile, scores, factors);
+    AwaitValues();
     sums_.Rescale(factors);
     PackWeights(scores, weights);
     SetTable(tile + 2, next_row);
   }
-  ptx::CpAsyncWait<0>();
-  ptx::FenceProxyAsync();
-  __syncthreads();
+  AwaitCopies();
   ptx::WgmmaFence();
   StartValues(end_tile - 1, weights);
-  ptx::WgmmaWait<0>();
-  ptx::WgmmaResults(reinterpret_cast<float(&)[Shape::kHeadDim / 2]>(sums_.values));
+  AwaitValues();
   sums_.SumOverLanes();
 }
 
 // Grid: tiles of rows, those of a sequence's longest contexts first; KV heads; parts of the positions.
 template <typename Shape>
-__global__ void __launch_bounds__(Shape::kThreads, 1)
-    FlashWarpgroupKernel(AttentionParameters<typename Shape::T> p) {
+__global__ void __launch_bounds__(Shape::kThreads, 1) FlashWarpgroupKernel(AttentionParameters<typename Shape::T> p) {
   if constexpr (!ptx::kHasWgmma) {
     ptx::Trap();
   } else {

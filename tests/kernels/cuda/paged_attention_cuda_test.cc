@@ -55,28 +55,33 @@ TEST_P(FlashAttentionCudaTest, EqualsReference) {
       {{0, 19, 40}, {1, 1, 1}, {2, 1, 300}, {3, 3, 131}}, {{2, 1, 256}, {0, 1, 33}}, {{2, 20, 90}}};
   for (const std::vector<Chunk>& chunks : steps) {
     const auto expected = cache.Step(chunks, [](const PagedAttentionArgs& args) { reference::PagedAttention(args); });
-    test::ForEachThreadOrder(
-        [&](const ExecContext& ctx) {
-          const auto results = cache.Step(chunks, [&](const PagedAttentionArgs& args) {
-            cuda::PagedAttention(ctx, args);
-            test::Await(ctx);
-          });
-          for (size_t i = 0; i < chunks.size(); ++i) {
-            const double tolerance = RoundedWeightsTolerance(shape, chunks[i].context);
-            EXPECT_TRUE(test::AllClose(results[i], expected[i], 0, tolerance)) << "chunk " << i;
-          }
-        },
-        1);
+    // Prompts by warps and by warpgroups, which there is a body for.
+    const bool has_warpgroups = shape.dtype == DType::kBF16 && !shape.v_in_k;
+    for (const bool wgmma : {false, true}) {
+      if (wgmma && !has_warpgroups) continue;
+      SCOPED_TRACE(wgmma ? "warpgroups" : "warps");
+      test::ForEachThreadOrder(
+          [&](const ExecContext& ctx) {
+            const auto results = cache.Step(chunks, [&](const PagedAttentionArgs& args) {
+              cuda::PagedAttention(ctx, args);
+              test::Await(ctx);
+            });
+            for (size_t i = 0; i < chunks.size(); ++i) {
+              const double tolerance = RoundedWeightsTolerance(shape, chunks[i].context);
+              EXPECT_TRUE(test::AllClose(results[i], expected[i], 0, tolerance)) << "chunk " << i;
+            }
+          },
+          1, wgmma);
+    }
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, FlashAttentionCudaTest,
-                         testing::Values(Shape{16, 2, 128, 128, 16, DType::kBF16},
-                                         Shape{3, 3, 64, 64, 16, DType::kF16, 0, true},
-                                         Shape{20, 1, 64, 64, 32, DType::kBF16, 0, true},
-                                         Shape{4, 2, 128, 128, 16, DType::kF16, 100},
-                                         Shape{5, 1, 576, 512, 16, DType::kBF16, 0, false, true},
-                                         Shape{20, 1, 576, 512, 64, DType::kF16, 200, true, true}));
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, FlashAttentionCudaTest,
+    testing::Values(Shape{16, 2, 128, 128, 16, DType::kBF16}, Shape{3, 3, 64, 64, 16, DType::kF16, 0, true},
+                    Shape{20, 1, 64, 64, 32, DType::kBF16, 0, true}, Shape{4, 2, 128, 128, 16, DType::kF16, 100},
+                    Shape{4, 2, 64, 64, 16, DType::kBF16, 100}, Shape{5, 1, 576, 512, 16, DType::kBF16, 0, false, true},
+                    Shape{20, 1, 576, 512, 64, DType::kF16, 200, true, true}));
 
 // The same to the bit with and without partial results, in a chunk and alone.
 TEST_F(PagedAttentionCudaCompanyTest, IgnoresChunksAndCompany) {

@@ -271,7 +271,8 @@ void WgmmaBf16(float (&d)[N / 2], const unsigned (&a)[4], const void* b, bool ac
 }
 template <int N>
 void WgmmaS8(int (&d)[N / 2], const unsigned (&a)[4], const void* b, bool accumulate, MOED_SIMT_PLACE) {
-  simt_internal::StartProduct<int, N, 32, simt_internal::Int8Element>(d, a, b, 0, accumulate, MOED_SIMT_HERE("wgmma.s8"));
+  simt_internal::StartProduct<int, N, 32, simt_internal::Int8Element>(d, a, b, 0, accumulate,
+                                                                      MOED_SIMT_HERE("wgmma.s8"));
 }
 
 }  // namespace moed::kernels::ptx
