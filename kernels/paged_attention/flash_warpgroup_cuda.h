@@ -1,7 +1,9 @@
 // Attention of prompts by warpgroups (wgmma, sm_90a), for pages of bf16: FlashAttention-3 (Shah et al. 2024,
 // arXiv:2407.08608) without its producer warps. A block has 128 rows, 64 of each warpgroup, and goes through the
 // positions in tiles of 128; a warpgroup starts the scores of a tile and the values of the one before together, and
-// turns scores to weights while the values are added.
+// turns scores to weights while the values are added. The two take turns (the paper's ping-pong): each meets the other
+// at the barrier of a tile once a tile, the first before its products, the second after them, so that the tensor cores
+// have the products of one while the other computes weights.
 //
 // Keys and values lie in shared memory in blocks of 64 dimensions, a row of 128 bytes for each position, swizzled: by
 // columns for the scores, by rows for the values (ptx.h). Queries and weights are in registers.
@@ -23,11 +25,19 @@ struct WarpgroupShape {
   static constexpr int kTile = 128;  // positions
   static constexpr int kBlockBytes = kTile * 128;
   static constexpr int kTileBytes = kHeadDim / 64 * kBlockBytes;
-  // Tiles of keys, and as many of values.
-  static constexpr int kSlots = 2;
+  // Tiles of keys, and as many of values: one under way, one for each warpgroup's products.
+  static constexpr int kSlots = 3;
   static constexpr int kTables = 4;
   static constexpr int kAlignment = 1024;
   static_assert(kHeadDim % 64 == 0);
+
+  // What a thread copies of a tile: a chunk of 16 bytes of every kRowsAtOnce-th row. Those rows lie together in a
+  // table.
+  static constexpr int kChunks = kHeadDim / 8;
+  static constexpr int kRowsAtOnce = kThreads / kChunks;
+  static constexpr int kCopies = kTile / kRowsAtOnce;
+  // They have the same number modulo 8, and so the same swizzle.
+  static_assert(kRowsAtOnce % 8 == 0 && kCopies % 4 == 0 && kCopies * kRowsAtOnce == kTile);
 
   static constexpr size_t SharedBytes() {
     return size_t{kAlignment} + size_t{2 * kSlots} * kTileBytes + size_t{kTables} * kTile * sizeof(int32_t);
@@ -66,22 +76,21 @@ class WarpgroupAttention {
   // Where the row of a tile's position lies that the calling thread looks up; -1 for one that nobody sees.
   __device__ __forceinline__ int32_t LookUp(int tile) const;
   __device__ __forceinline__ void SetTable(int tile, int32_t row) {
-    if (Thread() < Shape::kTile) tables_[tile % Shape::kTables * Shape::kTile + Thread()] = row;
+    const int place = Thread() % Shape::kRowsAtOnce * Shape::kCopies + Thread() / Shape::kRowsAtOnce;
+    if (Thread() < Shape::kTile) tables_[tile % Shape::kTables * Shape::kTile + place] = row;
   }
   __device__ __forceinline__ char* KeysOf(int tile) { return tiles_ + tile % Shape::kSlots * Shape::kTileBytes; }
   __device__ __forceinline__ char* ValuesOf(int tile) {
     return tiles_ + (Shape::kSlots + tile % Shape::kSlots) * Shape::kTileBytes;
   }
-  // Starts to copy a tile from rows that are `stride` elements apart.
-  __device__ __forceinline__ void CopyTile(int tile, const T* pages, int64_t stride, char* to);
+  // Starts to copy a tile from rows that are `row_bytes` apart.
+  __device__ __forceinline__ void CopyTile(int tile, const T* pages, int row_bytes, char* to);
   __device__ __forceinline__ void StartScores(int tile, TileScores& scores);
   __device__ __forceinline__ void StartValues(int tile, const TileWeights& weights);
   __device__ __forceinline__ void Mask(int first_position, TileScores& scores) const;
   __device__ __forceinline__ static void PackWeights(const TileScores& scores, TileWeights& weights);
   __device__ __forceinline__ void Weigh(int tile, TileScores& scores, float (&factors)[1][2]);
-  __device__ __forceinline__ static void AwaitCopies();
-  // Of the next tile's keys and this one's values.
-  __device__ __forceinline__ void StartCopies(int tile);
+  __device__ __forceinline__ void MeetAt(int tile);
   __device__ __forceinline__ void AwaitValues();
 
   const AttentionParameters<T>& p_;
@@ -121,21 +130,22 @@ __device__ __forceinline__ int32_t WarpgroupAttention<Shape>::LookUp(int tile) c
 }
 
 template <typename Shape>
-__device__ __forceinline__ void WarpgroupAttention<Shape>::CopyTile(int tile, const T* pages, int64_t stride,
-                                                                    char* to) {
-  constexpr int kChunks = Shape::kHeadDim / 8;  // of 16 bytes
-  constexpr int kRowsAtOnce = Shape::kThreads / kChunks;
-  const int32_t* table = tables_ + tile % Shape::kTables * Shape::kTile;
-  const int chunk = Thread() % kChunks;
-  const int first = Thread() / kChunks;
-  // Rows that a thread copies have the same number modulo 8, and so the same swizzle.
-  static_assert(kRowsAtOnce % 8 == 0 && Shape::kTile % kRowsAtOnce == 0);
+__device__ __forceinline__ void WarpgroupAttention<Shape>::CopyTile(int tile, const T* pages, int row_bytes, char* to) {
+  const int chunk = Thread() % Shape::kChunks;
+  const int first = Thread() / Shape::kChunks;
+  const int32_t* table = tables_ + tile % Shape::kTables * Shape::kTile + first * Shape::kCopies;
+  const char* from = reinterpret_cast<const char*>(pages + chunk * 8);
   char* const place = to + chunk / 8 * Shape::kBlockBytes + first * 128 + ((chunk % 8) ^ (first % 8)) * 16;
-#pragma unroll 4
-  for (int i = 0; i < Shape::kTile / kRowsAtOnce; ++i) {
-    const int64_t row = table[first + i * kRowsAtOnce];
-    // Beyond what anybody sees: zeros, since a weight of zero does not hide a NaN.
-    ptx::CpAsync16(place + i * kRowsAtOnce * 128, row < 0 ? nullptr : pages + row * stride + chunk * 8, row >= 0);
+#pragma unroll
+  for (int i = 0; i < Shape::kCopies; i += 4) {
+    const int4 four = *reinterpret_cast<const int4*>(table + i);
+    const int rows[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      // Beyond what anybody sees: zeros, since a weight of zero does not hide a NaN.
+      ptx::CpAsync16(place + (i + j) * Shape::kRowsAtOnce * 128,
+                     from + static_cast<int64_t>(max(rows[j], 0)) * row_bytes, rows[j] >= 0);
+    }
   }
 }
 
@@ -202,18 +212,17 @@ __device__ __forceinline__ void WarpgroupAttention<Shape>::Weigh(int tile, TileS
   sums_.Weigh(p_.scale * kLog2E, scores, factors);
 }
 
-// The copies that were started are here for all, and nobody reads what the next ones write over.
+// The tile's keys and the values of the one before are here for all; the next tile's keys and this one's values get
+// under way, in place of what both warpgroups have multiplied.
 template <typename Shape>
-__device__ __forceinline__ void WarpgroupAttention<Shape>::AwaitCopies() {
+__device__ __forceinline__ void WarpgroupAttention<Shape>::MeetAt(int tile) {
   ptx::CpAsyncWait<0>();
   ptx::FenceProxyAsync();
   __syncthreads();
-}
-
-template <typename Shape>
-__device__ __forceinline__ void WarpgroupAttention<Shape>::StartCopies(int tile) {
-  if ((tile + 1) * Shape::kTile < end_) CopyTile(tile + 1, p_.k_pages, Shape::kHeadDim, KeysOf(tile + 1));
-  CopyTile(tile, p_.v_pages, p_.v_row_stride, ValuesOf(tile));
+  if ((tile + 1) * Shape::kTile < end_) CopyTile(tile + 1, p_.k_pages, Shape::kHeadDim * 2, KeysOf(tile + 1));
+  if (tile * Shape::kTile < end_) {
+    CopyTile(tile, p_.v_pages, static_cast<int>(p_.v_row_stride) * 2, ValuesOf(tile));
+  }
   ptx::CpAsyncCommit();
 }
 
@@ -223,9 +232,8 @@ __device__ __forceinline__ void WarpgroupAttention<Shape>::AwaitValues() {
   ptx::WgmmaResults(reinterpret_cast<float(&)[Shape::kHeadDim / 2]>(sums_.values));
 }
 
-// The copies of a tile's keys and of the values of the one before are one tile ahead; block numbers, which are a long
-// way off, are asked for two tiles ahead. The first tile stands by itself, so that the compiler sees in the loop which
-// products are under way.
+// Block numbers, which are a long way off, are asked for two tiles ahead. The first tile stands by itself, so that the
+// compiler sees in the loop which products are under way.
 template <typename Shape>
 __device__ __forceinline__ void WarpgroupAttention<Shape>::Run(int begin, int end) {
   begin_ = begin;
@@ -233,31 +241,30 @@ __device__ __forceinline__ void WarpgroupAttention<Shape>::Run(int begin, int en
   sums_.Clear();
   const int first_tile = begin / Shape::kTile;
   const int end_tile = CeilDiv(end, Shape::kTile);
-  SetTable(first_tile, LookUp(first_tile));
-  SetTable(first_tile + 1, LookUp(first_tile + 1));
+  const bool is_second = Thread() >= 128;
+  for (int i = 0; i < 3; ++i) SetTable(first_tile + i, LookUp(first_tile + i));
   __syncthreads();
-  CopyTile(first_tile, p_.k_pages, Shape::kHeadDim, KeysOf(first_tile));
+  CopyTile(first_tile, p_.k_pages, Shape::kHeadDim * 2, KeysOf(first_tile));
   ptx::CpAsyncCommit();
   LoadQueries();
   TileScores scores;
   TileWeights weights;
   float factors[1][2];
-  SetTable(first_tile + 2, LookUp(first_tile + 2));
-  AwaitCopies();
+  MeetAt(first_tile);
   ptx::WgmmaFence();
   StartScores(first_tile, scores);
-  StartCopies(first_tile);
+  if (is_second) MeetAt(first_tile + 1);
   ptx::WgmmaWait<0>();
   Weigh(first_tile, scores, factors);
   PackWeights(scores, weights);
   for (int tile = first_tile + 1; tile < end_tile; ++tile) {
     const int32_t next_row = LookUp(tile + 2);
-    AwaitCopies();
+    if (!is_second) MeetAt(tile);
     ptx::WgmmaFence();
     StartScores(tile, scores);
     ptx::WgmmaFence();
     StartValues(tile - 1, weights);
-    StartCopies(tile);
+    if (is_second) MeetAt(tile + 1);
     ptx::WgmmaWait<1>();
     Weigh(tile, scores, factors);
     AwaitValues();
@@ -265,10 +272,11 @@ __device__ __forceinline__ void WarpgroupAttention<Shape>::Run(int begin, int en
     PackWeights(scores, weights);
     SetTable(tile + 2, next_row);
   }
-  AwaitCopies();
+  if (!is_second) MeetAt(end_tile);
   ptx::WgmmaFence();
   StartValues(end_tile - 1, weights);
   AwaitValues();
+  ptx::CpAsyncWait<0>();
   sums_.SumOverLanes();
 }
 

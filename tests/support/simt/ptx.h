@@ -266,8 +266,14 @@ void WgmmaResults(T (&/*d*/)[N]) {}
 
 template <int N>
 void WgmmaBf16(float (&d)[N / 2], const unsigned (&a)[4], const void* b, bool accumulate, MOED_SIMT_PLACE) {
-  simt_internal::StartProduct<float, N, 16, simt_internal::BFloat16Element>(d, a, b, accumulate,
+  simt_internal::StartProduct<float, N, 16, simt_internal::BFloat16Element>(d, a, b, 0, accumulate,
                                                                             MOED_SIMT_HERE("wgmma.bf16"));
+}
+template <int N>
+void WgmmaBf16ByRows(float (&d)[N / 2], const unsigned (&a)[4], const void* b, int distance, bool accumulate,
+                     MOED_SIMT_PLACE) {
+  simt_internal::StartProduct<float, N, 16, simt_internal::BFloat16Element, true>(d, a, b, distance, accumulate,
+                                                                                  MOED_SIMT_HERE("wgmma.bf16"));
 }
 template <int N>
 void WgmmaS8(int (&d)[N / 2], const unsigned (&a)[4], const void* b, bool accumulate, MOED_SIMT_PLACE) {
