@@ -91,17 +91,31 @@ class WgmmaProduct {
   static constexpr int kRowCopies = kTokens / kRowsAtOnce;
   static constexpr int kPairsAtOnce = kThreads / kQuads / kStageLines;
 
+  // The line of the panels that a thread copies: computed once where there are registers for it, which integers leave
+  // none of.
+  struct LineCopies {
+    const char* from[2];  // in the first and the second panel of its first pair
+    int64_t distance;     // to those of its next pair
+    uint32_t to;          // in a stage
+    int line;             // of the stage's lines of a panel
+    uint32_t exist;       // bits of panels that there are: [slot][pair of its own]
+  };
+
   // The copies of a stage come in parts, between which there is other work: rows, first panels and second ones.
   static constexpr int kParts = 3;
   struct Copies {
     uint32_t rows[kRowCopies];  // where they start, in quads, or kNoRow
     // Where the stage starts in the panels.
     int group, step_in_group;
+    LineCopies lines;  // of floats
   };
   static constexpr uint32_t kNoRow = ~0u;
 
   template <typename RowOf>
-  __device__ __forceinline__ static Copies StartCopies(const OperandRows& x, const RowOf& row_of);
+  __device__ __forceinline__ static Copies StartCopies(const OperandRows& x, const RowOf& row_of,
+                                                       const PanelPairs& panels);
+  __device__ __forceinline__ static LineCopies StartLines(const PanelPairs& panels);
+  __device__ __forceinline__ static void CopyLines(const PanelLayout& layout, int slot, Copies* copies, char* stage);
   __device__ __forceinline__ static void CopyRows(const OperandRows& x, const Copies& copies, int stage, char* to);
   __device__ __forceinline__ static void CopyPanels(const PanelPairs& panels, const PanelLayout& layout, int slot,
                                                     const Copies& copies, char* stage);
@@ -140,7 +154,7 @@ class WgmmaProduct {
 template <typename Words, int kTokens>
 template <typename RowOf>
 __device__ __forceinline__ typename WgmmaProduct<Words, kTokens>::Copies WgmmaProduct<Words, kTokens>::StartCopies(
-    const OperandRows& x, const RowOf& row_of) {
+    const OperandRows& x, const RowOf& row_of, const PanelPairs& panels) {
   Copies copies;
 #pragma unroll
   for (int i = 0; i < kRowCopies; ++i) {
@@ -149,7 +163,45 @@ __device__ __forceinline__ typename WgmmaProduct<Words, kTokens>::Copies WgmmaPr
     copies.rows[i] = place < 0 ? kNoRow : quad;
   }
   copies.group = copies.step_in_group = 0;
+  if constexpr (!Words::kIsInteger) copies.lines = StartLines(panels);
   return copies;
+}
+
+template <typename Words, int kTokens>
+__device__ __forceinline__ typename WgmmaProduct<Words, kTokens>::LineCopies WgmmaProduct<Words, kTokens>::StartLines(
+    const PanelPairs& panels) {
+  LineCopies lines;
+  const int quad = Thread() % kQuads;
+  lines.line = Thread() / kQuads % kStageLines;
+  const int first_pair = Thread() / kQuads / kStageLines;
+  const int64_t offset = first_pair * panels.distance + lines.line * kLineBytes + quad * 16;
+  lines.from[0] = panels.first + offset;
+  lines.from[1] = panels.second + offset;
+  lines.distance = kPairsAtOnce * panels.distance;
+  lines.to = kTokens * kStageRowBytes + first_pair * 2 * kStageLines * kLineBytes + Swizzled(lines.line, quad);
+  lines.exist = 0;
+#pragma unroll
+  for (int pair = 0; pair < kPairs; pair += kPairsAtOnce) {
+    if (first_pair + pair < panels.num_first) lines.exist |= 1u << pair;
+    if (first_pair + pair < panels.num_second) lines.exist |= 1u << (kPairs + pair);
+  }
+  return lines;
+}
+
+// Of floats, whose stages are whole groups and lie one after the other.
+template <typename Words, int kTokens>
+__device__ __forceinline__ void WgmmaProduct<Words, kTokens>::CopyLines(const PanelLayout& layout, int slot,
+                                                                        Copies* copies, char* stage) {
+  LineCopies& lines = copies->lines;
+  const uint32_t exist = lines.line < layout.LinesOf(copies->group) ? lines.exist : 0;
+  char* const to = stage + lines.to + slot * kStageLines * kLineBytes;
+  const char* from = lines.from[slot];
+#pragma unroll
+  for (int pair = 0; pair < kPairs; pair += kPairsAtOnce) {
+    ptx::CpAsync16(to + pair * 2 * kStageLines * kLineBytes, from, (exist >> (slot * kPairs + pair) & 1) != 0);
+    from += lines.distance;
+  }
+  lines.from[slot] += kStageLines * kLineBytes;
 }
 
 template <typename Words, int kTokens>
@@ -308,12 +360,13 @@ __device__ __forceinline__ void WgmmaProduct<Words, kTokens>::Run(const OperandR
                                                                   char* shared, Sums* sums) {
   shared += -reinterpret_cast<uintptr_t>(shared) % kAlignment;
   const int num_stages = layout.num_steps() / kStageSteps;
-  Copies copies = StartCopies(x, row_of);
+  Copies copies = StartCopies(x, row_of, panels);
   const auto copy_part = [&](int stage, int part) {
     if (stage < num_stages) {
       char* to = Stage(shared, stage);
       if (part == 0) CopyRows(x, copies, stage, to);
-      if (part > 0) CopyPanels(panels, layout, part - 1, copies, to);
+      if (part > 0 && Words::kIsInteger) CopyPanels(panels, layout, part - 1, copies, to);
+      if (part > 0 && !Words::kIsInteger) CopyLines(layout, part - 1, &copies, to);
       if (Words::kIsInteger && part == 0) CopyScales(x, row_of, panels, layout, copies.group, Scales(shared, stage));
     }
     if (part + 1 < kParts) return;

@@ -96,6 +96,12 @@ struct TileRows {
 
 __device__ __forceinline__ float Swiglu(float gate, float up) { return gate / (1.0f + expf(-gate)) * up; }
 
+// The same to about 1e-6 in a few instructions, for results that are rounded to fewer digits next.
+__device__ __forceinline__ float RoughSwiglu(float gate, float up) {
+  constexpr float kLog2E = 1.4426950408889634f;
+  return gate * __fdividef(1.0f, 1.0f + ptx::Exp2(-kLog2E * gate)) * up;
+}
+
 __device__ __forceinline__ float Activate(const GateUpParameters& p, float gate, float up) {
   if (p.activation == Activation::kSilu) return Swiglu(gate, up);
   if (p.activation == Activation::kGeluTanh) {
@@ -311,7 +317,7 @@ __global__ void __launch_bounds__(WgmmaProduct<Words, kTokens>::kThreads, 1)
     };
     // By itself: few instructions, so many times over.
     if (p.activation == Activation::kSilu) {
-      store([](float gate, float up) { return Swiglu(gate, up); });
+      store([](float gate, float up) { return RoughSwiglu(gate, up); });
     } else {
       store([&](float gate, float up) { return Activate(p, gate, up); });
     }
