@@ -272,6 +272,7 @@ __device__ __forceinline__ void Attention<Shape>::Store(int split) {
 template <typename Shape>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kMinBlocks)
     FlashKernel(AttentionParameters<typename Shape::T> p) {
+  ptx::AwaitEarlierGrids();
   MOED_DYNAMIC_SHARED(char, shared);
   const RowTile tile =
       FindRowTile<Shape::kPhase>(p, Shape::kRows, static_cast<int>(gridDim.x) - 1 - static_cast<int>(blockIdx.x));

@@ -202,6 +202,7 @@ __device__ __forceinline__ void LatentAttention<Shape>::Run(int begin, int end) 
 template <typename Shape>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kMinBlocks)
     FlashLatentKernel(AttentionParameters<typename Shape::T> p) {
+  ptx::AwaitEarlierGrids();
   MOED_DYNAMIC_SHARED(char, shared);
   const RowTile tile =
       FindRowTile<Shape::kPhase>(p, Shape::kRows, static_cast<int>(gridDim.x) - 1 - static_cast<int>(blockIdx.x));

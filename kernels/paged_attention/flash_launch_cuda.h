@@ -32,11 +32,11 @@ void LaunchKernel(const Step<typename Shape::T>& step, const AttentionParameters
   const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(p.num_kv_heads),
                   static_cast<unsigned>(p.num_splits));
   if constexpr (requires { Shape::kWarpgroups; }) {
-    MOED_LAUNCH(FlashWarpgroupKernel<Shape>, grid, Shape::kThreads, Shape::SharedBytes(), step.ctx.stream, p);
+    MOED_LAUNCH_DEPENDENT(FlashWarpgroupKernel<Shape>, grid, Shape::kThreads, Shape::SharedBytes(), step.ctx.stream, p);
   } else if constexpr (requires { Shape::kHeadDim; }) {
-    MOED_LAUNCH(FlashKernel<Shape>, grid, Shape::kThreads, Shape::SharedBytes(), step.ctx.stream, p);
+    MOED_LAUNCH_DEPENDENT(FlashKernel<Shape>, grid, Shape::kThreads, Shape::SharedBytes(), step.ctx.stream, p);
   } else {
-    MOED_LAUNCH(FlashLatentKernel<Shape>, grid, Shape::kThreads, Shape::SharedBytes(), step.ctx.stream, p);
+    MOED_LAUNCH_DEPENDENT(FlashLatentKernel<Shape>, grid, Shape::kThreads, Shape::SharedBytes(), step.ctx.stream, p);
   }
 }
 
@@ -66,7 +66,7 @@ void Decode(const Step<typename Shape::T>& step) {
   LaunchKernel<Shape>(step, p, tiles);
   if (p.num_splits == 1) return;
   const dim3 grid(static_cast<unsigned>(p.num_sequences), static_cast<unsigned>(p.num_heads));
-  MOED_LAUNCH(FlashCombineKernel<typename Shape::T>, grid, 128, 0, step.ctx.stream, p);
+  MOED_LAUNCH_DEPENDENT(FlashCombineKernel<typename Shape::T>, grid, 128, 0, step.ctx.stream, p);
 }
 
 template <typename T>

@@ -303,6 +303,7 @@ __device__ __forceinline__ void StoreRows(const AttentionParameters<T>& p, const
 // Grid: sequences, heads. Of sequences with one token: adds the parts of their positions.
 template <typename T>
 __global__ void __launch_bounds__(128) FlashCombineKernel(AttentionParameters<T> p) {
+  ptx::AwaitEarlierGrids();
   const int sequence = static_cast<int>(blockIdx.x);
   const int head = static_cast<int>(blockIdx.y);
   const int token = p.query_starts[sequence];

@@ -286,6 +286,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) FlashWarpgroupKernel(Atten
   if constexpr (!ptx::kHasWgmma) {
     ptx::Trap();
   } else {
+    ptx::AwaitEarlierGrids();
     MOED_DYNAMIC_SHARED(char, shared);
     const RowTile tile =
         FindRowTile<Shape::kPhase>(p, Shape::kRows, static_cast<int>(gridDim.x) - 1 - static_cast<int>(blockIdx.x));
