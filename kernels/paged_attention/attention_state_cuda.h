@@ -8,6 +8,9 @@
 
 namespace moed::kernels {
 
+// Floats before a partial result's values, so that these may be read in fours.
+constexpr int kPartialHeader = 4;
+
 template <typename T>
 struct AttentionParameters {
   const float* q;  // [num_tokens, num_heads, k_head_dim], the first two dimensions strided
@@ -27,7 +30,8 @@ struct AttentionParameters {
   int64_t out_stride;
   // Positions are cut into num_splits parts of split_positions each, for blocks of their own.
   int split_positions, num_splits;
-  // [tokens or sequences, num_heads, num_splits, 2 + v_head_dim]: largest score, sum, weighted values. Null: one part.
+  // [tokens or sequences, num_heads, num_splits, kPartialHeader + v_head_dim]: largest score, sum, nothing, and
+  // weighted values. Null: one part.
   float* partials;
 
   // Where in the pages the row of a position lies, in rows.
@@ -36,14 +40,14 @@ struct AttentionParameters {
     return (block * num_kv_heads + kv_head) * block_size + position % block_size;
   }
   __device__ __forceinline__ float* Partial(int64_t index, int head, int split) const {
-    return partials + ((index * num_heads + head) * num_splits + split) * (2 + v_head_dim);
+    return partials + ((index * num_heads + head) * num_splits + split) * (kPartialHeader + v_head_dim);
   }
 };
 
 // Memory of the workspace for the partial results of `count` tokens or sequences.
 template <typename T>
 float* AllocatePartials(const ExecContext& ctx, const AttentionParameters<T>& p, int64_t count) {
-  const int64_t floats = count * p.num_heads * p.num_splits * (2 + p.v_head_dim);
+  const int64_t floats = count * p.num_heads * p.num_splits * (kPartialHeader + p.v_head_dim);
   return static_cast<float*>(ctx.workspace->Allocate(static_cast<size_t>(floats) * sizeof(float)));
 }
 
@@ -72,27 +76,6 @@ __device__ __forceinline__ float FinalFactor(const RowState& state, const float*
   if (sinks == nullptr) return 1.0f / state.sum;
   const RowState with_sink = Merged(state, {sinks[head], 1.0f});
   return expf(state.max - with_sink.max) / with_sink.sum;
-}
-
-// Writes dimensions threadIdx.x, + blockDim.x, … of a head's result from the parts [first, end) that lie at `partials`,
-// added in their order. Every part holds positions that are seen.
-__device__ __forceinline__ void CombineParts(const float* partials, int first, int end, int v_head_dim,
-                                             const float* sinks, int head, float* out) {
-  const int64_t stride = 2 + v_head_dim;
-  float largest = -INFINITY;
-  for (int part = first; part < end; ++part) largest = fmaxf(largest, partials[part * stride]);
-  for (int d = static_cast<int>(threadIdx.x); d < v_head_dim; d += static_cast<int>(blockDim.x)) {
-    float sum = 0.0f;
-    float value = 0.0f;
-#pragma unroll 4
-    for (int part = first; part < end; ++part) {
-      const float* partial = partials + part * stride;
-      const float factor = expf(partial[0] - largest);
-      sum = fmaf(partial[1], factor, sum);
-      value = fmaf(partial[2 + d], factor, value);
-    }
-    out[d] = value * FinalFactor({largest, sum}, sinks, head);
-  }
 }
 
 }  // namespace moed::kernels

@@ -86,7 +86,6 @@ class Attention {
   __device__ __forceinline__ void CopyTile(int tile);
   __device__ __forceinline__ T* StageOf(int tile) { return stages_ + tile % Shape::kStages * 2 * Shape::kTileElements; }
   __device__ __forceinline__ void ComputeScores(const T* keys, WarpScores& scores) const;
-  __device__ __forceinline__ void Mask(int first_position, WarpScores& scores) const;
   __device__ __forceinline__ void ShareParts(float* parts) const;
 
   const AttentionParameters<T>& p_;
@@ -157,27 +156,6 @@ __device__ __forceinline__ void Attention<Shape>::ComputeScores(const T* keys, W
   }
 }
 
-// -inf for what a row does not see.
-template <typename Shape>
-__device__ __forceinline__ void Attention<Shape>::Mask(int first_position, WarpScores& scores) const {
-#pragma unroll
-  for (int i = 0; i < Shape::kRowTiles; ++i) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int end = rows_.EndOf(FirstRow() + i * 16 + half * 8 + Lane() / 4);
-      const int begin = rows_.BeginOf(end);
-#pragma unroll
-      for (int n = 0; n < kScoreTiles; ++n) {
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          const int position = first_position + n * 8 + Lane() % 4 * 2 + j;
-          if (position < begin || position >= end) scores[i][n][half * 2 + j] = -INFINITY;
-        }
-      }
-    }
-  }
-}
-
 template <typename Shape>
 __device__ __forceinline__ void Attention<Shape>::Run(int begin, int end) {
   begin_ = begin;
@@ -206,7 +184,7 @@ __device__ __forceinline__ void Attention<Shape>::Run(int begin, int end) {
     WarpScores scores;
     ComputeScores(keys, scores);
     if (tile * Shape::kTile < seen_begin || (tile + 1) * Shape::kTile > seen_end) {
-      Mask(tile * Shape::kTile + PositionWarp() * Shape::kWarpPositions, scores);
+      MaskScores(rows_, FirstRow(), tile * Shape::kTile + PositionWarp() * Shape::kWarpPositions, scores);
     }
     sums_.ToWeights(p_.scale * kLog2E, scores);
     sums_.template AddValues<T, Shape::kStride>(keys + Shape::kTileElements, scores);

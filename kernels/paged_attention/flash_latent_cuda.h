@@ -20,12 +20,14 @@ struct LatentShape {
   static constexpr int kRowTiles = kRowTileCount;
   static constexpr int kRows = 16 * kRowTiles;
   static constexpr int kTile = 32;  // positions
-  static constexpr int kPositionGroups = kTile / 8;
-  static constexpr int kWarps = kRowTiles * kPositionGroups;
+  static constexpr int kParts = 4;  // of the dimensions of a score
+  static constexpr int kPartDim = kKeyDim / kParts;
+  static constexpr int kWarps = kRowTiles * kParts;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kColumns = kValueDim / kWarps;  // of a warp
   static constexpr int kStages = 2;
   static constexpr int kMinBlocks = kRowTiles == 1 ? 2 : 1;
+  static_assert(kPartDim % 16 == 0 && kColumns % 16 == 0 && kTile % kWarps == 0);
 
   // Rows in shared memory, padded by 16 bytes so that the rows of a matrix lie in different banks; rows of scores so
   // that pairs of eight rows do.
@@ -34,8 +36,8 @@ struct LatentShape {
   static constexpr int kTables = kStages + 1;
 
   static constexpr size_t SharedBytes() {
-    return (size_t{kRows} + size_t{kStages} * kTile) * kStride * sizeof(T) +
-           size_t{kRows} * kScoreStride * sizeof(float) + size_t{kTables} * kTile * sizeof(int32_t);
+    return size_t{kStages} * kTile * kStride * sizeof(T) + size_t{kParts} * kRows * kScoreStride * sizeof(float) +
+           size_t{kTables} * kTile * sizeof(int32_t);
   }
 };
 
@@ -47,9 +49,8 @@ class LatentAttention {
   __device__ __forceinline__ LatentAttention(const AttentionParameters<T>& p, const RowView& rows, char* shared)
       : p_(p), rows_(rows) {
     scores_ = reinterpret_cast<float*>(shared);
-    tables_ = reinterpret_cast<int32_t*>(scores_ + Shape::kRows * Shape::kScoreStride);
-    query_ = reinterpret_cast<T*>(tables_ + Shape::kTables * Shape::kTile);
-    stages_ = query_ + Shape::kRows * Shape::kStride;
+    tables_ = reinterpret_cast<int32_t*>(scores_ + Shape::kParts * Shape::kRows * Shape::kScoreStride);
+    stages_ = reinterpret_cast<T*>(tables_ + Shape::kTables * Shape::kTile);
   }
 
   // Goes through the positions [begin, end), which some row sees.
@@ -58,10 +59,14 @@ class LatentAttention {
 
  private:
   static constexpr int kScoreTiles = Shape::kTile / 8;
+  static constexpr int kSteps = Shape::kPartDim / 16;
 
   __device__ __forceinline__ static int Thread() { return static_cast<int>(threadIdx.x); }
   __device__ __forceinline__ static int Lane() { return Thread() % 32; }
   __device__ __forceinline__ static int Warp() { return Thread() / 32; }
+  // Of the scores: the warp's rows, and its part of the dimensions.
+  __device__ __forceinline__ static int FirstRow() { return Warp() / Shape::kParts * 16; }
+  __device__ __forceinline__ static int Part() { return Warp() % Shape::kParts; }
 
   // Where the row of a tile's position lies that the calling thread looks up; -1 for one that nobody sees.
   __device__ __forceinline__ int32_t LookUp(int tile) const;
@@ -72,17 +77,17 @@ class LatentAttention {
     return stages_ + tile % Shape::kStages * Shape::kTile * Shape::kStride;
   }
   __device__ __forceinline__ void CopyTile(int tile);
-  // The warp's part of the scores of the tile to shared memory, and all of them from there.
-  __device__ __forceinline__ void ShareScores(const T* keys, int first_position) const;
+  // The warp's sums to shared memory, and the scores from there.
+  __device__ __forceinline__ void ShareSums(const T* keys) const;
   __device__ __forceinline__ void LoadScores(Scores<Shape::kRowTiles, kScoreTiles>& scores) const;
 
   const AttentionParameters<T>& p_;
   RowView rows_;
   int begin_ = 0, end_ = 0;  // of Run
-  float* scores_;            // [kRows, kScoreStride]
+  float* scores_;            // [kParts, kRows, kScoreStride]: sums over a part of the dimensions
   int32_t* tables_;          // [kTables, kTile]: rows of the pages
-  T* query_;                 // [kRows, kStride]
   T* stages_;                // [kStages, kTile, kStride]
+  unsigned query_[kSteps][4];
   RowSums<Shape::kRowTiles, Shape::kColumns / 8> sums_;
 };
 
@@ -94,56 +99,50 @@ __device__ __forceinline__ int32_t LatentAttention<Shape>::LookUp(int tile) cons
   return static_cast<int32_t>(p_.RowOf(blocks, rows_.kv_head, position));
 }
 
+// A warp copies a row after the other.
 template <typename Shape>
 __device__ __forceinline__ void LatentAttention<Shape>::CopyTile(int tile) {
   constexpr int kChunks = Shape::kKeyDim / 8;  // of 16 bytes
-  static_assert(Shape::kTile * kChunks % Shape::kThreads == 0);
   const int32_t* table = tables_ + tile % Shape::kTables * Shape::kTile;
-  T* const keys = StageOf(tile);
-#pragma unroll 3
-  for (int i = Thread(); i < Shape::kTile * kChunks; i += Shape::kThreads) {
-    const int position = i / kChunks;
-    const int chunk = i % kChunks;
-    const int64_t row = table[position];
-    // Beyond what anybody sees: zeros, since a weight of zero does not hide a NaN.
-    ptx::CpAsync16(keys + position * Shape::kStride + chunk * 8,
-                   row < 0 ? nullptr : p_.k_pages + row * Shape::kKeyDim + chunk * 8, row >= 0);
+  T* const keys = StageOf(tile) + Lane() * 8;
+  const char* const pages = reinterpret_cast<const char*>(p_.k_pages) + Lane() * 16;
+#pragma unroll 4
+  for (int position = Warp(); position < Shape::kTile; position += Shape::kWarps) {
+    const int32_t row = table[position];
+    const char* from = pages + static_cast<int64_t>(max(row, 0)) * (Shape::kKeyDim * 2);
+    T* const to = keys + position * Shape::kStride;
+#pragma unroll
+    for (int chunk = 0; chunk < kChunks; chunk += 32) {
+      // Beyond what anybody sees: zeros, since a weight of zero does not hide a NaN.
+      if (chunk + Lane() < kChunks) ptx::CpAsync16(to + chunk * 8, from + chunk * 16, row >= 0);
+    }
   }
 }
 
 template <typename Shape>
-__device__ __forceinline__ void LatentAttention<Shape>::ShareScores(const T* keys, int first_position) const {
-  const int first_row = Warp() / Shape::kPositionGroups * 16;
-  const int position = Warp() % Shape::kPositionGroups * 8;
-  // Two sums, so that one product does not wait for the other.
-  float sums[2][4] = {};
-  const T* const query = query_ + (first_row + Lane() % 16) * Shape::kStride + Lane() / 16 * 8;
-  const T* const key = keys + (position + Lane() % 8) * Shape::kStride + Lane() / 8 * 8;
-#pragma unroll 6
-  for (int d = 0; d < Shape::kKeyDim; d += 32) {
-    unsigned k[4];
-    ptx::LdMatrix<4, false>(k, key + d);
+__device__ __forceinline__ void LatentAttention<Shape>::ShareSums(const T* keys) const {
+  float sums[kScoreTiles][4] = {};
+  const T* const key =
+      keys + (Lane() % 8 + Lane() / 16 * 8) * Shape::kStride + Part() * Shape::kPartDim + Lane() / 8 % 2 * 8;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      unsigned q[4];
-      ptx::LdMatrix<4, false>(q, query + d + half * 16);
-      const unsigned b[2] = {k[half * 2], k[half * 2 + 1]};
-      Multiply(sums[half], q, b, T());
+  for (int i = 0; i < kSteps; ++i) {
+#pragma unroll
+    for (int n = 0; n < kScoreTiles; n += 2) {
+      unsigned k[4];
+      ptx::LdMatrix<4, false>(k, key + n * 8 * Shape::kStride + i * 16);
+      const unsigned lower[2] = {k[0], k[1]}, upper[2] = {k[2], k[3]};
+      Multiply(sums[n], query_[i], lower, T());
+      Multiply(sums[n + 1], query_[i], upper, T());
     }
   }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int row = first_row + half * 8 + Lane() / 4;
-    const int end = rows_.EndOf(row);
-    const int begin = rows_.BeginOf(end);
-    float score[2];
+    float* row =
+        scores_ + (Part() * Shape::kRows + FirstRow() + half * 8 + Lane() / 4) * Shape::kScoreStride + Lane() % 4 * 2;
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const int place = first_position + position + Lane() % 4 * 2 + j;
-      score[j] = place < begin || place >= end ? -INFINITY : sums[0][half * 2 + j] + sums[1][half * 2 + j];
+    for (int n = 0; n < kScoreTiles; ++n) {
+      *reinterpret_cast<float2*>(row + n * 8) = make_float2(sums[n][half * 2], sums[n][half * 2 + 1]);
     }
-    float* to = scores_ + row * Shape::kScoreStride + position + Lane() % 4 * 2;
-    *reinterpret_cast<float2*>(to) = make_float2(score[0], score[1]);
   }
 }
 
@@ -157,9 +156,15 @@ __device__ __forceinline__ void LatentAttention<Shape>::LoadScores(
       const float* row = scores_ + (i * 16 + half * 8 + Lane() / 4) * Shape::kScoreStride + Lane() % 4 * 2;
 #pragma unroll
       for (int n = 0; n < kScoreTiles; ++n) {
-        const float2 pair = *reinterpret_cast<const float2*>(row + n * 8);
-        scores[i][n][half * 2] = pair.x;
-        scores[i][n][half * 2 + 1] = pair.y;
+        float2 sum = *reinterpret_cast<const float2*>(row + n * 8);
+#pragma unroll
+        for (int part = 1; part < Shape::kParts; ++part) {
+          const float2 more = *reinterpret_cast<const float2*>(row + part * Shape::kRows * Shape::kScoreStride + n * 8);
+          sum.x += more.x;
+          sum.y += more.y;
+        }
+        scores[i][n][half * 2] = sum.x;
+        scores[i][n][half * 2 + 1] = sum.y;
       }
     }
   }
@@ -172,13 +177,16 @@ __device__ __forceinline__ void LatentAttention<Shape>::Run(int begin, int end) 
   sums_.Clear();
   const int first_tile = begin / Shape::kTile;
   const int end_tile = CeilDiv(end, Shape::kTile);
+  // Positions that all rows see: those within [seen_begin, seen_end).
+  const int seen_begin = rows_.BeginOf(rows_.LastEnd());
+  const int seen_end = rows_.FirstEnd();
   for (int i = 0; i < Shape::kStages; ++i) SetTable(first_tile + i, LookUp(first_tile + i));
   __syncthreads();
   for (int i = 0; i < Shape::kStages - 1; ++i) {
     if (first_tile + i < end_tile) CopyTile(first_tile + i);
     ptx::CpAsyncCommit();
   }
-  LoadQueries<T, Shape::kRows, Shape::kKeyDim, Shape::kStride, Shape::kThreads>(p_, rows_, query_);
+  LoadQueryFragments<kSteps>(p_, rows_, FirstRow(), Part() * Shape::kPartDim, query_);
   for (int tile = first_tile; tile < end_tile; ++tile) {
     // Asked for early: the block's number is a long way off.
     const int32_t next_row = LookUp(tile + Shape::kStages);
@@ -186,11 +194,14 @@ __device__ __forceinline__ void LatentAttention<Shape>::Run(int begin, int end) 
     __syncthreads();  // the tile is here for all, and nobody reads the one before any more, nor its scores
     if (tile + Shape::kStages - 1 < end_tile) CopyTile(tile + Shape::kStages - 1);
     ptx::CpAsyncCommit();
-    ShareScores(StageOf(tile), tile * Shape::kTile);
+    ShareSums(StageOf(tile));
     SetTable(tile + Shape::kStages, next_row);
     __syncthreads();
     Scores<Shape::kRowTiles, kScoreTiles> scores;
     LoadScores(scores);
+    if (tile * Shape::kTile < seen_begin || (tile + 1) * Shape::kTile > seen_end) {
+      MaskScores(rows_, 0, tile * Shape::kTile, scores);
+    }
     sums_.ToWeights(p_.scale * kLog2E, scores);
     sums_.template AddValues<T, Shape::kStride>(StageOf(tile) + Warp() * Shape::kColumns, scores);
   }

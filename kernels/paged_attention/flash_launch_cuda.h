@@ -50,23 +50,36 @@ void Prefill(const Step<typename Shape::T>& step) {
   LaunchKernel<Shape>(step, p, step.num_tokens * step.group() / Shape::kRows + sequences);
 }
 
+// Into how many positions `blocks` blocks of a kernel are cut each, so that all of the device is used to the end. Each
+// part costs as much as kPartCost positions by itself; kMultiprocessors is that of large devices.
+template <typename Shape>
+int64_t PositionsOfPart(int64_t blocks, int64_t max_context) {
+  constexpr int64_t kUnit = 64, kMinPart = 128, kPartCost = 192, kMultiprocessors = 132;
+  constexpr int64_t kBlocksAtOnce = kMultiprocessors * Shape::kMinBlocks;
+  int64_t best_part = 0, best_cost = INT64_MAX;
+  for (int64_t parts = 1; parts == 1 || parts * kMinPart <= max_context + kMinPart; ++parts) {
+    const int64_t part = CeilDiv(CeilDiv(max_context, parts), kUnit) * kUnit;
+    const int64_t cost = CeilDiv(blocks * parts, kBlocksAtOnce) * (part + kPartCost);
+    if (cost < best_cost) best_cost = cost, best_part = part;
+  }
+  return best_part;
+}
+
 // Sequences with one token.
 template <typename Shape>
 void Decode(const Step<typename Shape::T>& step) {
-  // Parts of the positions, so that there are blocks enough for the whole device, but no more: each costs a little.
-  constexpr int64_t kMinPart = 256, kManyBlocks = 2048;
   AttentionParameters<typename Shape::T> p = step.p;
   const int64_t tiles =
       std::min<int64_t>(p.num_sequences, step.num_tokens) * CeilDiv(step.group(), int64_t{Shape::kRows});
-  int64_t part = kMinPart;
-  while (part < step.max_context && tiles * p.num_kv_heads * CeilDiv(step.max_context, part) > kManyBlocks) part *= 2;
+  const int64_t part = PositionsOfPart<Shape>(tiles * p.num_kv_heads, step.max_context);
   p.split_positions = static_cast<int>(part);
   p.num_splits = static_cast<int>(CeilDiv(step.max_context, part));
   if (p.num_splits > 1) p.partials = AllocatePartials(step.ctx, p, p.num_sequences);
   LaunchKernel<Shape>(step, p, tiles);
   if (p.num_splits == 1) return;
-  const dim3 grid(static_cast<unsigned>(p.num_sequences), static_cast<unsigned>(p.num_heads));
-  MOED_LAUNCH_DEPENDENT(FlashCombineKernel<typename Shape::T>, grid, 128, 0, step.ctx.stream, p);
+  const int heads_of_block = kCombineThreads / (p.v_head_dim / 4);
+  const dim3 grid(static_cast<unsigned>(p.num_sequences), static_cast<unsigned>(CeilDiv(p.num_heads, heads_of_block)));
+  MOED_LAUNCH_DEPENDENT(FlashCombineKernel<typename Shape::T>, grid, kCombineThreads, 0, step.ctx.stream, p);
 }
 
 template <typename T>

@@ -128,9 +128,53 @@ __device__ __forceinline__ void LoadQueries(const AttentionParameters<T>& p, con
   }
 }
 
+// The same of a warp's 16 rows from first_row on, and of 16 kSteps dimensions, as mma.sync and wgmma take them.
+template <int kSteps, typename T>
+__device__ __forceinline__ void LoadQueryFragments(const AttentionParameters<T>& p, const RowView& rows, int first_row,
+                                                   int first_dimension, unsigned (&query)[kSteps][4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = first_row + half * 8 + lane / 4;
+    const bool exists = row < rows.tile.num_rows;
+    const float* head = p.q + (rows.tile.first_token + rows.TokenOf(row)) * p.q_token_stride +
+                        rows.HeadOf(row) * p.q_head_stride + first_dimension + lane % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < 2 * kSteps; ++i) {
+      float2 pair = make_float2(0.0f, 0.0f);
+      if (exists && p.q_in_fours) pair = *reinterpret_cast<const float2*>(head + i * 8);
+      if (exists && !p.q_in_fours) pair = make_float2(head[i * 8], head[i * 8 + 1]);
+      query[i / 2][i % 2 * 2 + half] = Pack(pair.x, pair.y, T());
+    }
+  }
+}
+
 // Scores, then weights, of a warp's rows: [16 rows][8 positions][as mma.sync has them].
 template <int kRowTiles, int kScoreTiles>
 using Scores = float[kRowTiles][kScoreTiles][4];
+
+// -inf for what a row does not see: of a warp's rows from first_row on, and positions from first_position on.
+template <int kRowTiles, int kScoreTiles>
+__device__ __forceinline__ void MaskScores(const RowView& rows, int first_row, int first_position,
+                                           Scores<kRowTiles, kScoreTiles>& scores) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int end = rows.EndOf(first_row + i * 16 + half * 8 + lane / 4);
+      const int begin = rows.BeginOf(end);
+#pragma unroll
+      for (int n = 0; n < kScoreTiles; ++n) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          const int position = first_position + n * 8 + lane % 4 * 2 + j;
+          if (position < begin || position >= end) scores[i][n][half * 2 + j] = -INFINITY;
+        }
+      }
+    }
+  }
+}
 
 // The online softmax of a warp's rows, and their weighted values of 8 kValueTiles dimensions. Lane l has rows
 // l / 4 and 8 more of each 16.
@@ -275,8 +319,8 @@ __device__ __forceinline__ void StorePair(const AttentionParameters<T>& p, const
     partial[0] = natural.max;
     partial[1] = natural.sum;
   }
-  partial[2 + d] = left;
-  partial[2 + d + 1] = right;
+  partial[kPartialHeader + d] = left;
+  partial[kPartialHeader + d + 1] = right;
 }
 
 // All that a warp's rows have in `sums`, from dimension first_dimension on.
@@ -300,18 +344,68 @@ __device__ __forceinline__ void StoreRows(const AttentionParameters<T>& p, const
   }
 }
 
-// Grid: sequences, heads. Of sequences with one token: adds the parts of their positions.
+// A head's result, four of its dimensions from d on, from the parts [first, end) that lie at `partials`, added in their
+// order. Every part holds positions that are seen. Loads of several parts are under way together.
+__device__ __forceinline__ float4 CombineParts(const float* partials, int first, int end, int v_head_dim, int d,
+                                               RowState* state) {
+  constexpr int kAtOnce = 8;
+  const int64_t stride = kPartialHeader + v_head_dim;
+  float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+  *state = {-INFINITY, 0.0f};
+  for (int begin = first; begin < end; begin += kAtOnce) {
+    float2 parts[kAtOnce];
+    float4 values[kAtOnce];
+    float largest = state->max;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const float* partial = partials + min(begin + i, end - 1) * stride;
+      parts[i] = *reinterpret_cast<const float2*>(partial);
+      values[i] = *reinterpret_cast<const float4*>(partial + kPartialHeader + d);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) largest = fmaxf(largest, parts[i].x);
+    const float old = expf(state->max - largest);
+    state->sum *= old;
+    sum = make_float4(sum.x * old, sum.y * old, sum.z * old, sum.w * old);
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const float factor = begin + i < end ? expf(parts[i].x - largest) : 0.0f;
+      state->sum = fmaf(parts[i].y, factor, state->sum);
+      sum.x = fmaf(values[i].x, factor, sum.x);
+      sum.y = fmaf(values[i].y, factor, sum.y);
+      sum.z = fmaf(values[i].z, factor, sum.z);
+      sum.w = fmaf(values[i].w, factor, sum.w);
+    }
+    state->max = largest;
+  }
+  return sum;
+}
+
+constexpr int kCombineThreads = 128;
+
+// Grid: sequences, as many heads as a block has threads for. Of sequences with one token: adds the parts of their
+// positions.
 template <typename T>
-__global__ void __launch_bounds__(128) FlashCombineKernel(AttentionParameters<T> p) {
+__global__ void __launch_bounds__(kCombineThreads) FlashCombineKernel(AttentionParameters<T> p) {
   ptx::AwaitEarlierGrids();
+  const int threads_of_head = p.v_head_dim / 4;
   const int sequence = static_cast<int>(blockIdx.x);
-  const int head = static_cast<int>(blockIdx.y);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int head = static_cast<int>(blockIdx.y) * (kCombineThreads / threads_of_head) + thread / threads_of_head;
+  const int d = thread % threads_of_head * 4;
   const int token = p.query_starts[sequence];
-  if (p.query_starts[sequence + 1] != token + 1) return;
+  if (p.query_starts[sequence + 1] != token + 1 || head >= p.num_heads) return;
   const int end = p.context_lens[sequence];
   const int begin = p.window == 0 ? 0 : max(0, end - p.window);
-  CombineParts(p.Partial(sequence, head, 0), begin / p.split_positions, CeilDiv(end, p.split_positions), p.v_head_dim,
-               p.sinks, head, p.out + token * p.out_stride + head * p.v_head_dim);
+  RowState state;
+  const float4 sum = CombineParts(p.Partial(sequence, head, 0), begin / p.split_positions,
+                                  CeilDiv(end, p.split_positions), p.v_head_dim, d, &state);
+  const float factor = FinalFactor(state, p.sinks, head);
+  float* out = p.out + token * p.out_stride + head * p.v_head_dim + d;
+  out[0] = sum.x * factor;
+  out[1] = sum.y * factor;
+  out[2] = sum.z * factor;
+  out[3] = sum.w * factor;
 }
 
 }  // namespace moed::kernels::flash

@@ -72,7 +72,6 @@ class WarpgroupAttention {
   // The warp's first row in the tile.
   __device__ __forceinline__ static int FirstRow() { return Thread() / 32 * 16; }
 
-  __device__ __forceinline__ void LoadQueries();
   // Where the row of a tile's position lies that the calling thread looks up; -1 for one that nobody sees.
   __device__ __forceinline__ int32_t LookUp(int tile) const;
   __device__ __forceinline__ void SetTable(int tile, int32_t row) {
@@ -87,7 +86,6 @@ class WarpgroupAttention {
   __device__ __forceinline__ void CopyTile(int tile, const T* pages, int row_bytes, char* to);
   __device__ __forceinline__ void StartScores(int tile, TileScores& scores);
   __device__ __forceinline__ void StartValues(int tile, const TileWeights& weights);
-  __device__ __forceinline__ void Mask(int first_position, TileScores& scores) const;
   __device__ __forceinline__ static void PackWeights(const TileScores& scores, TileWeights& weights);
   __device__ __forceinline__ void Weigh(int tile, TileScores& scores, float (&factors)[1][2]);
   __device__ __forceinline__ void MeetAt(int tile);
@@ -101,25 +99,6 @@ class WarpgroupAttention {
   unsigned query_[kSteps][4];
   RowSums<1, kValueTiles> sums_;
 };
-
-// What the calling thread has of the warp's 16 rows, rounded, as wgmma takes it.
-template <typename Shape>
-__device__ __forceinline__ void WarpgroupAttention<Shape>::LoadQueries() {
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int row = FirstRow() + half * 8 + Lane() / 4;
-    const float* head = p_.q + (rows_.tile.first_token + rows_.TokenOf(row)) * p_.q_token_stride +
-                        rows_.HeadOf(row) * p_.q_head_stride + Lane() % 4 * 2;
-    const bool exists = row < rows_.tile.num_rows;
-#pragma unroll
-    for (int i = 0; i < 2 * kSteps; ++i) {
-      float2 pair = make_float2(0.0f, 0.0f);
-      if (exists && p_.q_in_fours) pair = *reinterpret_cast<const float2*>(head + i * 8);
-      if (exists && !p_.q_in_fours) pair = make_float2(head[i * 8], head[i * 8 + 1]);
-      query_[i / 2][i % 2 * 2 + half] = Pack(pair.x, pair.y, T());
-    }
-  }
-}
 
 template <typename Shape>
 __device__ __forceinline__ int32_t WarpgroupAttention<Shape>::LookUp(int tile) const {
@@ -171,24 +150,6 @@ __device__ __forceinline__ void WarpgroupAttention<Shape>::StartValues(int tile,
   ptx::WgmmaCommit();
 }
 
-// -inf for what a row does not see.
-template <typename Shape>
-__device__ __forceinline__ void WarpgroupAttention<Shape>::Mask(int first_position, TileScores& scores) const {
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int end = rows_.EndOf(FirstRow() + half * 8 + Lane() / 4);
-    const int begin = rows_.BeginOf(end);
-#pragma unroll
-    for (int n = 0; n < kScoreTiles; ++n) {
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const int position = first_position + n * 8 + Lane() % 4 * 2 + j;
-        if (position < begin || position >= end) scores[0][n][half * 2 + j] = -INFINITY;
-      }
-    }
-  }
-}
-
 template <typename Shape>
 __device__ __forceinline__ void WarpgroupAttention<Shape>::PackWeights(const TileScores& scores, TileWeights& weights) {
 #pragma unroll
@@ -208,7 +169,8 @@ __device__ __forceinline__ void WarpgroupAttention<Shape>::Weigh(int tile, TileS
   // Positions that all rows see.
   const int seen_begin = rows_.BeginOf(rows_.LastEnd());
   const int seen_end = rows_.FirstEnd();
-  if (tile * Shape::kTile < seen_begin || (tile + 1) * Shape::kTile > seen_end) Mask(tile * Shape::kTile, scores);
+  if (tile * Shape::kTile < seen_begin || (tile + 1) * Shape::kTile > seen_end)
+    MaskScores(rows_, FirstRow(), tile * Shape::kTile, scores);
   sums_.Weigh(p_.scale * kLog2E, scores, factors);
 }
 
@@ -246,7 +208,7 @@ __device__ __forceinline__ void WarpgroupAttention<Shape>::Run(int begin, int en
   __syncthreads();
   CopyTile(first_tile, p_.k_pages, Shape::kHeadDim * 2, KeysOf(first_tile));
   ptx::CpAsyncCommit();
-  LoadQueries();
+  LoadQueryFragments<kSteps>(p_, rows_, FirstRow(), 0, query_);
   TileScores scores;
   TileWeights weights;
   float factors[1][2];

@@ -207,7 +207,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks) AttendKernel(AttentionPa
       partial[0] = shared.state[g].max;
       partial[1] = shared.state[g].sum;
     }
-    partial[2 + d] = shared.values[i];
+    partial[kPartialHeader + d] = shared.values[i];
   }
 }
 
@@ -223,11 +223,11 @@ __global__ void __launch_bounds__(kThreads) CombineKernel(AttentionParameters<T>
     RowState state = {-INFINITY, 0.0f};
     float value = 0.0f;
     for (int z = 0; z < p.num_splits; ++z) {
-      const float* partial = partials + static_cast<int64_t>(z) * (2 + p.v_head_dim);
+      const float* partial = partials + static_cast<int64_t>(z) * (kPartialHeader + p.v_head_dim);
       const RowState part = {partial[0], partial[1]};
       if (part.max == -INFINITY) continue;  // nothing of that split is seen
       const MergeFactors factors = FactorsOf(state, part);
-      value = fmaf(partial[2 + d], factors.new_values, value * factors.old_values);
+      value = fmaf(partial[kPartialHeader + d], factors.new_values, value * factors.old_values);
       state = Merged(state, part);
     }
     p.out[token * p.out_stride + head * p.v_head_dim + d] = value * FinalFactor(state, p.sinks, head);
