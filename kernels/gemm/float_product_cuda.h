@@ -20,16 +20,25 @@ struct FloatProduct {
   // [warps][rows][outputs]
   using Partials = float[kWarps][kRows][kOutputs];
 
-  static __device__ __forceinline__ float4 LoadInputs(const float* row, int first, int k, bool in_fours) {
-    if (row == nullptr || first >= k) return make_float4(0, 0, 0, 0);
-    if (in_fours && first + 4 <= k) return LoadFour(row + first);
+  // The block's rows.
+  struct Rows {
+    const float* data;
+    int64_t stride;
+    int count;      // the rest are zeros
+    bool in_fours;  // rows start at multiples of 16 bytes
+  };
+
+  static __device__ __forceinline__ float4 LoadInputs(const Rows& rows, int i, int first, int k) {
+    if (i >= rows.count || first >= k) return make_float4(0, 0, 0, 0);
+    const float* row = rows.data + i * rows.stride;
+    if (rows.in_fours && first + 4 <= k) return LoadFour(row + first);
     return make_float4(row[first], first + 1 < k ? row[first + 1] : 0.0f, first + 2 < k ? row[first + 2] : 0.0f,
                        first + 3 < k ? row[first + 3] : 0.0f);
   }
 
   // The calling lane's sums[row * 4 + output] of its inputs. `weights` starts at the block's outputs in a panel.
-  static __device__ __forceinline__ void AddPieces(const float* const (&rows)[kRows], bool in_fours,
-                                                   const float* weights, int k, float (&sums)[kRows * 4]) {
+  static __device__ __forceinline__ void AddPieces(const Rows& rows, const float* weights, int k,
+                                                   float (&sums)[kRows * 4]) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int warp = static_cast<int>(threadIdx.x) / 32;
 #pragma unroll kPiecesAtOnce
@@ -43,7 +52,7 @@ struct FloatProduct {
         w[i] = first + i < k ? LoadFour(line) : make_float4(0, 0, 0, 0);
       }
 #pragma unroll
-      for (int row = 0; row < kRows; ++row) x[row] = LoadInputs(rows[row], first, k, in_fours);
+      for (int row = 0; row < kRows; ++row) x[row] = LoadInputs(rows, row, first, k);
 #pragma unroll
       for (int row = 0; row < kRows; ++row) {
         const float inputs[4] = {x[row].x, x[row].y, x[row].z, x[row].w};
@@ -81,12 +90,12 @@ struct FloatProduct {
 
   // All of the block's work; out(row, output, value) is called for each result.
   template <typename Out>
-  static __device__ __forceinline__ void Run(const float* const (&rows)[kRows], bool in_fours, const float* weights,
-                                             int k, Partials& partials, const Out& out) {
+  static __device__ __forceinline__ void Run(const Rows& rows, const float* weights, int k, Partials& partials,
+                                             const Out& out) {
     const int thread = static_cast<int>(threadIdx.x);
     const int lane = thread % 32;
     float sums[kRows * 4] = {};
-    AddPieces(rows, in_fours, weights, k, sums);
+    AddPieces(rows, weights, k, sums);
     AddLanes(sums);
     float* own = partials[thread / 32][0];
     if constexpr (kRows == 1) {

@@ -76,19 +76,17 @@ __global__ void __launch_bounds__(FloatProduct<kRows>::kWarps * 32) FloatKernel(
   const int first_row = static_cast<int>(blockIdx.y) * kRows;
   const int first_output = static_cast<int>(blockIdx.x) * Product::kOutputs;
   const OperandRows x = p.x.Head(head);
-  const float* rows[kRows];
-#pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    const int row = first_row + i;
-    rows[i] = row < p.m ? reinterpret_cast<const float*>(x.data + row * x.row_bytes) : nullptr;
-  }
+  const typename Product::Rows rows = {.data = reinterpret_cast<const float*>(x.data + first_row * x.row_bytes),
+                                       .stride = x.row_bytes / static_cast<int64_t>(sizeof(float)),
+                                       .count = p.m - first_row,
+                                       .in_fours = p.x_in_fours};
   const char* panel = p.weights + head * p.weight_distance + first_output / kPanelOutputs * p.layout.panel_bytes;
   const float* weights = reinterpret_cast<const float*>(panel) + first_output % kPanelOutputs;
   for (int i = static_cast<int>(threadIdx.x); i < p.k; i += Product::kWarps * 32) {  // while rows are still being made
     ptx::PrefetchL2(weights + static_cast<int64_t>(i) * kPanelOutputs);
   }
   ptx::AwaitEarlierGrids();
-  Product::Run(rows, p.x_in_fours, weights, p.k, partials[0], [&](int row, int output, float value) {
+  Product::Run(rows, weights, p.k, partials[0], [&](int row, int output, float value) {
     if (first_row + row >= p.m || first_output + output >= p.n) return;
     float* out = p.out + (first_row + row) * p.out_stride + head * p.out_head_stride;
     StoreOne(p, out, first_output + output, value);

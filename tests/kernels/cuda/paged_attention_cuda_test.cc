@@ -50,9 +50,9 @@ class FlashAttentionCudaTest : public PagedAttentionCudaTest {};
 TEST_P(FlashAttentionCudaTest, EqualsReference) {
   const Shape& shape = GetParam();
   test::Random random;
-  const Cache cache(random, shape, {40, 1, 300, 131});
+  const Cache cache(random, shape, {40, 1, 700, 131});
   const std::vector<std::vector<Chunk>> steps = {
-      {{0, 19, 40}, {1, 1, 1}, {2, 1, 300}, {3, 3, 131}}, {{2, 1, 256}, {0, 1, 33}}, {{2, 20, 90}}};
+      {{0, 19, 40}, {1, 1, 1}, {2, 1, 300}, {3, 3, 131}}, {{2, 1, 256}, {0, 1, 33}}, {{2, 3, 700}}};
   for (const std::vector<Chunk>& chunks : steps) {
     const auto expected = cache.Step(chunks, [](const PagedAttentionArgs& args) { reference::PagedAttention(args); });
     // Prompts by warps and by warpgroups, which there is a body for.
