@@ -97,7 +97,7 @@ struct TileRows {
 __device__ __forceinline__ float Swiglu(float gate, float up) { return gate / (1.0f + expf(-gate)) * up; }
 
 // The same to about 1e-6 in a few instructions, for results that are rounded to fewer digits next.
-__device__ __forceinline__ float RoughSwiglu(float gate, float up) {
+[[maybe_unused]] __device__ __forceinline__ float RoughSwiglu(float gate, float up) {
   constexpr float kLog2E = 1.4426950408889634f;
   return gate * __fdividef(1.0f, 1.0f + ptx::Exp2(-kLog2E * gate)) * up;
 }
@@ -128,9 +128,9 @@ __device__ __forceinline__ void StoreHidden(const GateUpParameters& p, int exper
   StoreHiddenValue(p, place * p.hidden_stride + output, value);
 }
 
-// Those of `output`, which is even, and the next, as far as there are such.
-__device__ __forceinline__ void StoreTwoHidden(const GateUpParameters& p, int64_t place, int output, float first,
-                                               float second) {
+// Those of `output`, which is even, and the next, as far as there are such. (Devices without wgmma have no use for it.)
+[[maybe_unused]] __device__ __forceinline__ void StoreTwoHidden(const GateUpParameters& p, int64_t place, int output,
+                                                                float first, float second) {
   const int64_t offset = place * p.hidden_stride + output;
   if (p.hidden_stride % 2 != 0 || output + 2 > p.gate.n) {
     if (output < p.gate.n) StoreHiddenValue(p, offset, first);
