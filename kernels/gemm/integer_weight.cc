@@ -34,21 +34,33 @@ void Quantize(const float* x, int64_t n, float scale, Range range, float* q) {
   for (int64_t i = 0; i < n; ++i) q[i] = Round(std::min(std::max(x[i] * inverse, low), high));
 }
 
-float SquaredError(const float* x, const float* q, int64_t n, float scale) {
+// How much the error of each weight of a group counts: alike, or as it is said.
+struct Alike {
+  float operator[](int64_t) const { return 1.0f; }
+};
+struct Weighted {
+  const float* weights;
+  float operator[](int64_t i) const { return weights[i]; }
+};
+
+template <typename Importance>
+float SquaredError(const float* x, const float* q, int64_t n, float scale, const Importance& importance) {
   float sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += (x[i] - q[i] * scale) * (x[i] - q[i] * scale);
+  for (int64_t i = 0; i < n; ++i) sum += importance[i] * (x[i] - q[i] * scale) * (x[i] - q[i] * scale);
   return sum;
 }
 
 // The scale with which q comes nearest to x, by least squares.
-float BestScale(const float* x, const float* q, int64_t n, float otherwise) {
+template <typename Importance>
+float BestScale(const float* x, const float* q, int64_t n, float otherwise, const Importance& importance) {
   float xq = 0, qq = 0;
-  for (int64_t i = 0; i < n; ++i) xq += x[i] * q[i], qq += q[i] * q[i];
-  return qq == 0 ? otherwise : xq / qq;
+  for (int64_t i = 0; i < n; ++i) xq += importance[i] * x[i] * q[i], qq += importance[i] * q[i] * q[i];
+  return qq > 0 ? xq / qq : otherwise;
 }
 
 // With few levels it pays to look for the scale: full range to either side, or clipping the largest a little.
-float SearchScale(const float* x, int64_t n, float largest, Range range, float* q) {
+template <typename Importance>
+float SearchScale(const float* x, int64_t n, float largest, Range range, const Importance& importance, float* q) {
   const float full = largest / static_cast<float>(range.low);  // the largest magnitude takes the lowest integer
   float best = full, best_error = std::numeric_limits<float>::infinity();
   constexpr float kOtherSide = -8.0f / 7;  // the largest magnitude takes the highest integer
@@ -56,18 +68,20 @@ float SearchScale(const float* x, int64_t n, float largest, Range range, float* 
     for (float scale = full * factor, previous = 0; scale != previous;) {
       scale = FromStoredScale(ToStoredScale(scale));
       Quantize(x, n, scale, range, q);
-      const float error = SquaredError(x, q, n, scale);
+      const float error = SquaredError(x, q, n, scale, importance);
       if (error < best_error) best = scale, best_error = error;
       if (previous != 0) break;
       previous = scale;
-      scale = BestScale(x, q, n, scale);
+      scale = BestScale(x, q, n, scale, importance);
     }
   }
   return best;
 }
 
-// Chooses the group's scale and fills q.
-absl::StatusOr<Half> QuantizeGroup(const float* x, int64_t n, WeightFormat::Type type, float* q) {
+// Chooses the scale of a group; q is scratch.
+template <typename Importance>
+absl::StatusOr<Half> ChooseScale(const float* x, int64_t n, WeightFormat::Type type, const Importance& importance,
+                                 float* q) {
   const Range range = RangeOf(type);
   float low = 0, high = 0, poison = 0;
   for (int64_t i = 0; i < n; ++i) {
@@ -81,11 +95,18 @@ absl::StatusOr<Half> QuantizeGroup(const float* x, int64_t n, WeightFormat::Type
     return InvalidArgument("a weight is {}; as {} it must be finite and at most {} in magnitude",
                            poison == 0 ? largest : poison, type == WeightFormat::Type::kInt8 ? "int8" : "int4", limit);
   }
-  const float scale = type == WeightFormat::Type::kInt8 ? std::abs(largest) / static_cast<float>(range.high)
-                                                        : SearchScale(x, n, largest, range, q);
-  const Half stored = ToStoredScale(scale);
-  Quantize(x, n, FromStoredScale(stored), range, q);
-  return stored;
+  return ToStoredScale(type == WeightFormat::Type::kInt8 ? std::abs(largest) / static_cast<float>(range.high)
+                                                         : SearchScale(x, n, largest, range, importance, q));
+}
+
+absl::StatusOr<Half> ChooseScale(const float* x, int64_t n, WeightFormat::Type type, std::span<const float> squares,
+                                 float* q) {
+  if (squares.empty()) return ChooseScale(x, n, type, Alike(), q);
+  return ChooseScale(x, n, type, Weighted{squares.data()}, q);
+}
+
+std::span<const float> Part(std::span<const float> all, int64_t first, int64_t count) {
+  return all.empty() ? all : all.subspan(first, count);
 }
 
 // The group of (output, group index) in the packed matrix, from its first byte.
@@ -111,13 +132,57 @@ void WriteGroup(const int8_t* codes, int64_t padded, Half scale, const IntegerLa
 
 }  // namespace
 
-absl::Status QuantizeIntegerRow(const float* row, int64_t k, WeightFormat format, int8_t* codes, float* scales) {
+namespace {
+
+// Of one row, each weight by itself.
+absl::Status QuantizeRow(const float* row, int64_t k, WeightFormat format, std::span<const float> squares,
+                         int8_t* codes, float* scales) {
   alignas(64) float q[kMaxGroup];
   for (int64_t first = 0; first < k; first += format.group_size) {
     const int64_t n = std::min<int64_t>(format.group_size, k - first);
-    MOED_ASSIGN_OR_RETURN(const Half scale, QuantizeGroup(row + first, n, format.type, q));
+    MOED_ASSIGN_OR_RETURN(const Half scale, ChooseScale(row + first, n, format.type, Part(squares, first, n), q));
+    Quantize(row + first, n, FromStoredScale(scale), RangeOf(format.type), q);
     for (int64_t i = 0; i < n; ++i) codes[first + i] = static_cast<int8_t>(static_cast<int32_t>(q[i]));
     *scales++ = FromStoredScale(scale);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status QuantizeIntegerRow(const float* row, int64_t k, WeightFormat format, int8_t* codes, float* scales) {
+  return QuantizeRow(row, k, format, {}, codes, scales);
+}
+
+absl::Status QuantizeIntegerRows(float* rows, int64_t count, int64_t k, WeightFormat format,
+                                 const InputStatistics& inputs, int8_t* codes, float* scales) {
+  const int64_t groups = IntegerLayout(format).NumGroups(k);
+  if (inputs.factor.empty()) {
+    for (int64_t r = 0; r < count; ++r) {
+      MOED_RETURN_IF_ERROR(QuantizeRow(rows + r * k, k, format, inputs.squares, codes + r * k, scales + r * groups));
+    }
+    return absl::OkStatus();
+  }
+  alignas(64) float q[kMaxGroup];
+  for (int64_t group = 0, first = 0; group < groups; ++group, first += format.group_size) {
+    const int64_t n = std::min<int64_t>(format.group_size, k - first);
+    for (int64_t r = 0; r < count; ++r) {
+      MOED_ASSIGN_OR_RETURN(const Half scale,
+                            ChooseScale(rows + r * k + first, n, format.type, Part(inputs.squares, first, n), q));
+      scales[r * groups + group] = FromStoredScale(scale);
+    }
+    // Input by input for all rows, so that a line of the factor is read once.
+    for (int64_t i = first; i < first + n; ++i) {
+      const float* const line = inputs.factor.data() + i * k;
+      for (int64_t r = 0; r < count; ++r) {
+        float* const row = rows + r * k;
+        const float scale = scales[r * groups + group];
+        Quantize(row + i, 1, scale, RangeOf(format.type), q);
+        codes[r * k + i] = static_cast<int8_t>(static_cast<int32_t>(q[0]));
+        const float error = (row[i] - q[0] * scale) / line[i];
+        for (int64_t j = i + 1; j < k; ++j) row[j] -= error * line[j];
+      }
+    }
   }
   return absl::OkStatus();
 }

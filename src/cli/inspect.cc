@@ -79,12 +79,9 @@ void PrintMemory(const ModelConfig& model, const ParameterCount& count, const In
   const DType kv_dtype = flags.kv_cache_dtype.value_or(dtype);
   const auto size = static_cast<int64_t>(DTypeSize(dtype));
   Title(fmt::format("Memory with weights in {}, KV cache in {}", DTypeName(dtype), DTypeName(kv_dtype)));
-  // Embedding and LM head are kept apart even where the checkpoint has one table for both (ModelWeights).
-  const int64_t embedding =
-      count.embedding + (model.tied_embeddings ? int64_t{model.vocab_size} * model.hidden_size : 0);
   const std::pair<std::string_view, int64_t> parts[] = {
-      {"experts", count.experts},     {"shared experts", count.shared_experts}, {"dense feed-forward", count.dense},
-      {"attention", count.attention}, {"embedding and LM head", embedding},     {"routers", count.router},
+      {"experts", count.experts},     {"shared experts", count.shared_experts},   {"dense feed-forward", count.dense},
+      {"attention", count.attention}, {"embedding and LM head", count.embedding}, {"routers", count.router},
       {"norms", count.norms}};
   for (const auto& [name, parameters] : parts) {
     // Routers and norms are small and compute in fp32 always.

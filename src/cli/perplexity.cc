@@ -17,6 +17,7 @@
 #include "cli/model_text.h"
 #include "cli/progress_bar.h"
 #include "cli/server_config.h"
+#include "engine/calibration.h"
 #include "engine/score.h"
 #include "tokenizer/tokenizer.h"
 
@@ -39,17 +40,6 @@ double NegativeLogProbability(std::span<const float> logits, int32_t id) {
   return std::log(sum) + top - logits[id];
 }
 
-// The text's tokens in windows that share one token, the last of one being the first of the next: so every token but
-// the text's first is predicted once.
-std::vector<std::vector<int32_t>> Windows(const std::vector<int32_t>& ids, size_t context) {
-  std::vector<std::vector<int32_t>> windows;
-  for (size_t begin = 0; begin + 1 < ids.size(); begin += context - 1) {
-    windows.emplace_back(ids.begin() + static_cast<std::ptrdiff_t>(begin),
-                         ids.begin() + static_cast<std::ptrdiff_t>(std::min(ids.size(), begin + context)));
-  }
-  return windows;
-}
-
 absl::StatusOr<std::string> ReadText(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) return NotFound("--text: {} cannot be read", path);
@@ -66,7 +56,7 @@ absl::Status Perplexity(PerplexityFlags* flags) {
   MOED_ASSIGN_OR_RETURN(const auto tokenizer, LoadTokenizer(config.engine.model_dir));
   MOED_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, tokenizer->Encode(text, EncodeOptions()));
   if (ids.size() < 2) return InvalidArgument("{} has {} tokens; two are needed at least", flags->text_file, ids.size());
-  const std::vector<std::vector<int32_t>> windows = Windows(ids, flags->context);
+  const std::vector<std::vector<int32_t>> windows = TokenWindows(ids, flags->context);
 
   std::unique_ptr<MoeEngine> engine;
   double nats = 0;

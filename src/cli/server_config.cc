@@ -23,7 +23,8 @@ void ServerConfig::AddModelOptions(OptionTable* table) {
   table->Add(
       "quantization", &quantization,
       "Integers for weights: auto (those of a quantised checkpoint), none (all become floats), or made as weights are "
-      "loaded: int8, or int4 (feed-forwards; attention and head in int8); with the inputs of a group, int4:32, else "
+      "loaded: int8, or int4 (feed-forwards; attention, head and embedding in int8); with the inputs of a group, "
+      "int4:32, else "
       "128");
   table->Add("weight_policy", &weight_policy_file, "YAML file with formats by part and layer, before quantization");
   table->Add("max_model_len", &engine.max_model_len, "Tokens of prompt and output together; 0: what the model allows");

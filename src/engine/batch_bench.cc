@@ -38,8 +38,11 @@ WeightTraffic TrafficOf(const MoeEngine& engine) {
     traffic.per_expert.push_back(Bytes(layer.gate[0]) + Bytes(layer.up[0]) + Bytes(layer.down[0]));
     experts += traffic.per_expert.back() * static_cast<double>(layer.gate.size());
   }
-  // Of the embedding only the tokens' rows are read.
-  const double embedding = static_cast<double>(weights.embedding().num_bytes());
+  // Of an embedding that is not the head only the tokens' rows are read.
+  const EmbeddingWeights& table = weights.embedding();
+  const double embedding = !table.table.empty()     ? static_cast<double>(table.table.num_bytes())
+                           : config.tied_embeddings ? 0.0
+                                                    : Bytes(table.packed);
   traffic.always = static_cast<double>(weights.num_bytes()) - embedding - experts;
   return traffic;
 }

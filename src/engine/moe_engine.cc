@@ -114,8 +114,13 @@ absl::StatusOr<std::unique_ptr<MoeEngine>> MoeEngine::Load(const MoeEngineOption
   MOED_RETURN_IF_ERROR(CheckOptions(options));
   LoadOptions load{.load_format = options.load_format, .dummy_seed = options.dummy_seed};
   MOED_ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, OpenModel(options.model_dir, load));
+  return Load(options, *checkpoint);
+}
+
+absl::StatusOr<std::unique_ptr<MoeEngine>> MoeEngine::Load(const MoeEngineOptions& options, Checkpoint& checkpoint) {
+  MOED_RETURN_IF_ERROR(CheckOptions(options));
   std::unique_ptr<MoeEngine> engine(new MoeEngine(options));
-  MOED_RETURN_IF_ERROR(engine->LoadModel(options, *checkpoint));
+  MOED_RETURN_IF_ERROR(engine->LoadModel(options, checkpoint));
   MOED_RETURN_IF_ERROR(engine->ReserveWorkspace(options));
   MOED_RETURN_IF_ERROR(engine->ReserveGraphs(options));
   MOED_RETURN_IF_ERROR(engine->CreateCache(options));
@@ -308,7 +313,9 @@ absl::Status MoeEngine::Start(const StepPlan& plan) {
   }
   if (plan.empty()) return outputs_.Fetch(ctx_, DecoderOutput(), SampledRows());
   const bool samples_on_device = ctx_.device.type == DeviceType::kCuda && CanSampleOnDevice(plan);
-  const std::optional<StepGraphKey> key = graphs_ ? graphs_->KeyOf(plan, slots_) : std::nullopt;
+  // A graph has no place for an observer.
+  const bool may_record = graphs_ && observer_ == nullptr;
+  const std::optional<StepGraphKey> key = may_record ? graphs_->KeyOf(plan, slots_) : std::nullopt;
   const StepLayout layout = key ? graphs_->LayoutOf(*key, std::ssize(plan.block_tables))
                                 : StepLayout::Fit(plan, slots_, info_.vocab_size, samples_on_device);
   scope_.emplace(&workspace_);
@@ -317,7 +324,7 @@ absl::Status MoeEngine::Start(const StepPlan& plan) {
     step->graph.Launch(stream_.get());
     return outputs_.Fetch(ctx_, step->output, step->sampled);
   }
-  const DecoderOutput output = decoder_->Forward(ctx_, batch.decoder, &*cache_);
+  const DecoderOutput output = decoder_->Forward(ctx_, batch.decoder, &*cache_, observer_);
   SampledRows sampled;
   if (samples_on_device) sampled = SampleOnDevice(ctx_, output.logits, batch.sampling);
   return outputs_.Fetch(ctx_, output, sampled);

@@ -87,6 +87,8 @@ class MoeEngine final : public Engine {
   // Errors: those of Checkpoint::Open, ReadModelConfig and ModelWeights::Load; INVALID_ARGUMENT for options that do not
   // fit the model (named); RESOURCE_EXHAUSTED when memory does not suffice.
   static absl::StatusOr<std::unique_ptr<MoeEngine>> Load(const MoeEngineOptions& options);
+  // The same of a checkpoint that is open already, which is read only meanwhile.
+  static absl::StatusOr<std::unique_ptr<MoeEngine>> Load(const MoeEngineOptions& options, Checkpoint& checkpoint);
   ~MoeEngine() override;
 
   const EngineInfo& info() const override { return info_; }
@@ -99,6 +101,9 @@ class MoeEngine final : public Engine {
   const MemoryPlan& memory_plan() const { return memory_plan_; }
   DType dtype() const { return decoder_->weights().dtype(); }
   int num_threads() const { return threads_->num_threads(); }
+
+  // Who looks on at the next steps, on the CPU only; null: nobody. Borrowed.
+  void SetObserver(InputObserver* observer) { observer_ = observer; }
 
  private:
   struct StepInFlight {
@@ -137,6 +142,7 @@ class MoeEngine final : public Engine {
   StepOutputs outputs_;
   std::vector<SamplerSlot> slots_;  // [max_slots]
 
+  InputObserver* observer_ = nullptr;
   Ticket next_ticket_ = 1;
   std::optional<StepInFlight> in_flight_;  // of ticket next_ticket_ - 1, not collected yet
   std::optional<Workspace::Scope> scope_;  // of the step in flight

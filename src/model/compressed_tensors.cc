@@ -43,6 +43,9 @@ std::pair<std::string, int64_t> ToModulePattern(std::string_view name) {
   return {pattern, layer};
 }
 
+// The regular expression of one module outside of the layers.
+std::string TargetOf(std::string_view name) { return fmt::format("re:{}$", ToModulePattern(name).first); }
+
 // Regular expressions for modules of some formats.
 class Targets {
  public:
@@ -125,11 +128,7 @@ json Config(const ModelConfig& config, const std::vector<Entry>& entries) {
     add(config.names.router);
     if (config.moe.shared_gate) add(config.names.shared_expert_gate);
   }
-  if (config.tied_embeddings && std::none_of(entries.begin(), entries.end(), [&](const Entry& entry) {
-        return entry.matrix.name == config.names.lm_head;
-      })) {
-    targets.Add(config.names.lm_head, WeightFormat::F32());
-  }
+  if (config.tied_embeddings) targets.Add(config.names.lm_head, WeightFormat::F32());  // it has no tensors of its own
 
   json groups = json::object();
   const auto most = std::max_element(weights.begin(), weights.end(),
@@ -137,17 +136,25 @@ json Config(const ModelConfig& config, const std::vector<Entry>& entries) {
   for (auto it = weights.begin(); it != weights.end(); ++it) {
     const auto& [bits, group_size] = it->first;
     const WeightFormat format(bits == 4 ? WeightFormat::Type::kInt4 : WeightFormat::Type::kInt8, group_size);
-    groups[fmt::format("group_{}", groups.size())] = {
-        {"targets", it == most ? json::array({"Linear"}) : targets.Of(format)},
-        {"weights",
-         {{"num_bits", bits},
-          {"type", "int"},
-          {"symmetric", true},
-          {"strategy", "group"},
-          {"group_size", group_size},
-          {"dynamic", false}}},
-        {"input_activations", nullptr},
-        {"output_activations", nullptr}};
+    json names = targets.Of(format);
+    if (it == most) {
+      // What all products share, and the table that is none.
+      names = json::array({"Linear"});
+      for (const auto& [matrix, matrix_format] : entries) {
+        const bool is_table = matrix.name == config.names.embedding;
+        if (is_table && matrix_format == format) names.push_back(TargetOf(matrix.name));
+      }
+    }
+    groups[fmt::format("group_{}", groups.size())] = {{"targets", std::move(names)},
+                                                      {"weights",
+                                                       {{"num_bits", bits},
+                                                        {"type", "int"},
+                                                        {"symmetric", true},
+                                                        {"strategy", "group"},
+                                                        {"group_size", group_size},
+                                                        {"dynamic", false}}},
+                                                      {"input_activations", nullptr},
+                                                      {"output_activations", nullptr}};
   }
   return {{"quant_method", "compressed-tensors"},
           {"format", "pack-quantized"},

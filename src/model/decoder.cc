@@ -52,6 +52,11 @@ struct TransformerDecoder::Activations {
   Routing gated;        // … with the sigmoid of a product as its weight
   TensorView gate;      // [num_tokens, 1]: that product
   bool has_branch = false;
+  InputObserver* observer = nullptr;
+
+  void Observe(int32_t layer, MatrixInput input, const TensorView& x) const {
+    if (observer != nullptr) observer->OnProduct(layer, input, x);
+  }
 
   // normed = norm(residual + branch), the sum kept in `residual`.
   void Norm(const ExecContext& ctx, const NormWeights& weights, const ModelConfig& config) {
@@ -100,14 +105,15 @@ absl::Status TransformerDecoder::CheckDevice(const ModelConfig& config, Device d
   return absl::OkStatus();
 }
 
-DecoderOutput TransformerDecoder::Forward(const ExecContext& ctx, const DecoderBatch& batch,
-                                          PagedKvCache* cache) const {
+DecoderOutput TransformerDecoder::Forward(const ExecContext& ctx, const DecoderBatch& batch, PagedKvCache* cache,
+                                          InputObserver* observer) const {
   const AttentionConfig& attention = config_.attention;
   const int64_t tokens = batch.token_ids.dim(0);
   const int64_t hidden = config_.hidden_size;
   Workspace& workspace = *ctx.workspace;
 
   Activations act;
+  act.observer = observer;
   act.residual = workspace.Tensor({tokens, hidden});
   act.branch = workspace.Tensor({tokens, hidden});
   act.normed = workspace.Tensor({tokens, hidden});
@@ -127,7 +133,8 @@ DecoderOutput TransformerDecoder::Forward(const ExecContext& ctx, const DecoderB
   act.all = Routing::ToOneExpert(batch.one_expert);
 
   kernels::Embedding(ctx, {.ids = batch.token_ids,
-                           .table = weights_.embedding(),
+                           .table = weights_.embedding().table,
+                           .packed = weights_.embedding().packed,
                            .scale = config_.embedding_multiplier,
                            .out = act.residual});
   int64_t moe_layer = 0;
@@ -171,12 +178,14 @@ void TransformerDecoder::Attention(const ExecContext& ctx, const DecoderBatch& b
                                    int32_t layer, Activations* act) const {
   const LayerWeights& weights = weights_.layer(layer);
   act->Norm(ctx, weights.attention_norm, config_);
+  act->Observe(layer, MatrixInput::kAttention, act->normed);
   kernels::Gemm(ctx, {.x = act->normed, .weight = weights.qkv.weight, .bias = weights.qkv.bias, .out = act->qkv});
   if (config_.attention.is_latent()) {
     MultiHeadLatentAttention(ctx, batch, cache, layer, act);
   } else {
     GroupedQueryAttention(ctx, batch, cache, layer, act);
   }
+  act->Observe(layer, MatrixInput::kAttended, act->attended);
   kernels::Gemm(ctx,
                 {.x = act->attended, .weight = weights.output.weight, .bias = weights.output.bias, .out = act->branch});
 }
@@ -220,12 +229,15 @@ void TransformerDecoder::MultiHeadLatentAttention(const ExecContext& ctx, const 
                    .slots = batch.groups[cache.group].slots,
                    .attention = AttentionArgs(config_, batch, cache, layer),
                    .attended = act->attended});
+  // The latent was normed in its place.
+  const int64_t rank = config_.attention.latent.q_lora_rank;
+  if (rank > 0) act->Observe(layer, MatrixInput::kQueryLatent, act->qkv.Columns(0, rank));
 }
 
 void TransformerDecoder::FeedForward(const ExecContext& ctx, int32_t layer, Activations* act) const {
   const LayerWeights& weights = weights_.layer(layer);
   act->Norm(ctx, weights.ffn_norm, config_);
-  if (!config_.layers[layer].is_moe) return Experts(ctx, weights.experts, act->all, /*accumulate=*/false, act);
+  if (!config_.layers[layer].is_moe) return Experts(ctx, layer, WeightPart::kDense, act->all, act);
 
   const MoeConfig& moe = config_.moe;
   kernels::Gemm(ctx,
@@ -243,14 +255,15 @@ void TransformerDecoder::FeedForward(const ExecContext& ctx, int32_t layer, Acti
                            .weights = act->experts.weights,
                            .sorted_pairs = act->experts.sorted_pairs,
                            .expert_offsets = act->experts.offsets});
-  Experts(ctx, weights.experts, act->experts, /*accumulate=*/false, act);
-  if (moe.shared_intermediate_size > 0) SharedExpert(ctx, weights, act);
+  Experts(ctx, layer, WeightPart::kExperts, act->experts, act);
+  if (moe.shared_intermediate_size > 0) SharedExpert(ctx, layer, act);
 }
 
 // branch += shared(normed), or its product with sigmoid(gate . normed): a router over one expert.
-void TransformerDecoder::SharedExpert(const ExecContext& ctx, const LayerWeights& weights, Activations* act) const {
-  if (!config_.moe.shared_gate) return Experts(ctx, weights.shared, act->all, /*accumulate=*/true, act);
-  kernels::Gemm(ctx, {.x = act->normed, .weight = weights.shared_gate, .bias = {}, .out = act->gate});
+void TransformerDecoder::SharedExpert(const ExecContext& ctx, int32_t layer, Activations* act) const {
+  if (!config_.moe.shared_gate) return Experts(ctx, layer, WeightPart::kShared, act->all, act);
+  const kernels::PackedWeight& gate = weights_.layer(layer).shared_gate;
+  kernels::Gemm(ctx, {.x = act->normed, .weight = gate, .bias = {}, .out = act->gate});
   kernels::MoeGating(ctx, {.logits = act->gate,
                            .scoring = kernels::RouterScoring::kSigmoid,
                            .top_k = 1,
@@ -259,28 +272,32 @@ void TransformerDecoder::SharedExpert(const ExecContext& ctx, const LayerWeights
                            .weights = act->gated.weights,
                            .sorted_pairs = act->gated.sorted_pairs,
                            .expert_offsets = act->gated.offsets});
-  Experts(ctx, weights.shared, act->gated, /*accumulate=*/true, act);
+  Experts(ctx, layer, WeightPart::kShared, act->gated, act);
 }
 
-void TransformerDecoder::Experts(const ExecContext& ctx, const ExpertWeights& weights, const Routing& routing,
-                                 bool accumulate, Activations* act) const {
-  kernels::MoeFfn(ctx, {.x = act->normed,
-                        .num_experts = static_cast<int>(weights.gate.size()),
-                        .gate = weights.gate.data(),
-                        .up = weights.up.data(),
-                        .down = weights.down.data(),
-                        .gate_bias = weights.gate_bias,
-                        .up_bias = weights.up_bias,
-                        .down_bias = weights.down_bias,
-                        .activation = config_.activation,
-                        .swiglu_alpha = config_.swiglu_alpha,
-                        .swiglu_limit = config_.swiglu_limit,
-                        .top_k = static_cast<int>(routing.weights.dim(1)),
-                        .weights = routing.weights,
-                        .sorted_pairs = routing.sorted_pairs,
-                        .expert_offsets = routing.offsets,
-                        .accumulate = accumulate,
-                        .out = act->branch});
+void TransformerDecoder::Experts(const ExecContext& ctx, int32_t layer, WeightPart part, const Routing& routing,
+                                 Activations* act) const {
+  const bool shared = part == WeightPart::kShared;
+  const ExpertWeights& weights = shared ? weights_.layer(layer).shared : weights_.layer(layer).experts;
+  const kernels::MoeFfnArgs args = {.x = act->normed,
+                                    .num_experts = static_cast<int>(weights.gate.size()),
+                                    .gate = weights.gate.data(),
+                                    .up = weights.up.data(),
+                                    .down = weights.down.data(),
+                                    .gate_bias = weights.gate_bias,
+                                    .up_bias = weights.up_bias,
+                                    .down_bias = weights.down_bias,
+                                    .activation = config_.activation,
+                                    .swiglu_alpha = config_.swiglu_alpha,
+                                    .swiglu_limit = config_.swiglu_limit,
+                                    .top_k = static_cast<int>(routing.weights.dim(1)),
+                                    .weights = routing.weights,
+                                    .sorted_pairs = routing.sorted_pairs,
+                                    .expert_offsets = routing.offsets,
+                                    .accumulate = shared,
+                                    .out = act->branch};
+  if (act->observer != nullptr) act->observer->OnFeedForward(layer, part, args);
+  kernels::MoeFfn(ctx, args);
 }
 
 // Only the rows that are asked for go through the final norm and the LM head.
@@ -296,6 +313,7 @@ void TransformerDecoder::Logits(const ExecContext& ctx, const DecoderBatch& batc
   kernels::Embedding(ctx, {.ids = batch.logits_tokens, .table = act->residual, .out = last.residual});
   kernels::Embedding(ctx, {.ids = batch.logits_tokens, .table = act->branch, .out = last.branch});
   last.Norm(ctx, weights_.final_norm(), config_);
+  act->Observe(config_.num_layers(), MatrixInput::kHead, last.normed);
   out->logits = ctx.workspace->Tensor({rows, config_.vocab_size});
   kernels::Gemm(
       ctx,

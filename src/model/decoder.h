@@ -7,6 +7,7 @@
 
 #include "base/status.h"
 #include "kv_cache/paged_kv_cache.h"
+#include "model/input_observer.h"
 #include "model/model_config.h"
 #include "model/rope_table.h"
 #include "model/weights.h"
@@ -55,8 +56,9 @@ class TransformerDecoder {
   static absl::Status CheckDevice(const ModelConfig& config, Device device);
 
   // Runs one step, on a GPU enqueues it; keys and values go into `cache`. The output lives until the workspace's scope
-  // around the call ends.
-  DecoderOutput Forward(const ExecContext& ctx, const DecoderBatch& batch, PagedKvCache* cache) const;
+  // around the call ends. `observer`, on the CPU and if not null, is told of the products.
+  DecoderOutput Forward(const ExecContext& ctx, const DecoderBatch& batch, PagedKvCache* cache,
+                        InputObserver* observer = nullptr) const;
 
   const ModelConfig& config() const { return config_; }
   const ModelWeights& weights() const { return weights_; }
@@ -77,10 +79,9 @@ class TransformerDecoder {
   void MultiHeadLatentAttention(const ExecContext& ctx, const DecoderBatch& batch, const LayerCache& cache,
                                 int32_t layer, Activations* act) const;
   void FeedForward(const ExecContext& ctx, int32_t layer, Activations* act) const;
-  void SharedExpert(const ExecContext& ctx, const LayerWeights& weights, Activations* act) const;
-  // act->branch = (or +=) what the experts make of act->normed.
-  void Experts(const ExecContext& ctx, const ExpertWeights& weights, const Routing& routing, bool accumulate,
-               Activations* act) const;
+  void SharedExpert(const ExecContext& ctx, int32_t layer, Activations* act) const;
+  // act->branch = (or, for shared experts, +=) what the experts of a part make of act->normed.
+  void Experts(const ExecContext& ctx, int32_t layer, WeightPart part, const Routing& routing, Activations* act) const;
   void Logits(const ExecContext& ctx, const DecoderBatch& batch, Activations* act, DecoderOutput* out) const;
 
   ModelConfig config_;

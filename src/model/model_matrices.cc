@@ -18,19 +18,19 @@ class LayerLister {
     const int64_t q_rows = heads * attention.k_head_dim;
     if (attention.is_latent()) {
       if (latent.q_lora_rank > 0) {
-        Add(names_.q_a_proj, WeightPart::kAttention, latent.q_lora_rank, hidden);
-        Add(names_.q_b_proj, WeightPart::kAttention, q_rows, latent.q_lora_rank);
+        AddProjection(names_.q_a_proj, MatrixInput::kAttention, latent.q_lora_rank, hidden);
+        AddProjection(names_.q_b_proj, MatrixInput::kQueryLatent, q_rows, latent.q_lora_rank);
       } else {
-        Add(names_.q_proj, WeightPart::kAttention, q_rows, hidden);
+        AddProjection(names_.q_proj, MatrixInput::kAttention, q_rows, hidden);
       }
-      Add(names_.kv_a_proj, WeightPart::kAttention, latent.cached_dim(), hidden);
+      AddProjection(names_.kv_a_proj, MatrixInput::kAttention, latent.cached_dim(), hidden);
     } else {
       const int64_t kv_heads = attention.num_kv_heads;
-      Add(names_.q_proj, WeightPart::kAttention, q_rows, hidden);
-      Add(names_.k_proj, WeightPart::kAttention, kv_heads * attention.k_head_dim, hidden);
-      Add(names_.v_proj, WeightPart::kAttention, kv_heads * attention.v_head_dim, hidden);
+      AddProjection(names_.q_proj, MatrixInput::kAttention, q_rows, hidden);
+      AddProjection(names_.k_proj, MatrixInput::kAttention, kv_heads * attention.k_head_dim, hidden);
+      AddProjection(names_.v_proj, MatrixInput::kAttention, kv_heads * attention.v_head_dim, hidden);
     }
-    Add(names_.o_proj, WeightPart::kAttention, hidden, heads * attention.v_head_dim);
+    AddProjection(names_.o_proj, MatrixInput::kAttended, hidden, heads * attention.v_head_dim);
   }
 
   void AddFeedForwards() {
@@ -49,26 +49,35 @@ class LayerLister {
   }
 
  private:
-  void Add(const std::string& pattern, WeightPart part, int64_t rows, int64_t columns, int32_t expert = 0,
-           int64_t count = 0, bool transposed = false) {
-    list_->push_back({.name = fmt::format(fmt::runtime(pattern), layer_, expert),
-                      .part = part,
+  void AddProjection(const std::string& pattern, MatrixInput input, int64_t rows, int64_t columns) {
+    list_->push_back({.name = fmt::format(fmt::runtime(pattern), layer_),
+                      .part = WeightPart::kAttention,
                       .layer = layer_,
                       .rows = rows,
                       .columns = columns,
-                      .count = count,
-                      .transposed = transposed});
+                      .input = input});
   }
 
   // Where the name for up is empty, gate's tensor holds both.
   void AddFfn(WeightPart part, const std::string& gate, const std::string& up, const std::string& down,
               int64_t intermediate, int32_t experts, ExpertLayout layout) {
-    const bool separate = layout == ExpertLayout::kSeparate, transposed = layout == ExpertLayout::kTransposed;
-    const int64_t hidden = config_.hidden_size, count = separate ? 0 : experts;
+    const bool separate = layout == ExpertLayout::kSeparate;
+    const int64_t hidden = config_.hidden_size;
+    const auto add = [&](const std::string& pattern, MatrixInput input, int32_t expert, int64_t rows, int64_t columns) {
+      list_->push_back({.name = fmt::format(fmt::runtime(pattern), layer_, expert),
+                        .part = part,
+                        .layer = layer_,
+                        .rows = rows,
+                        .columns = columns,
+                        .input = input,
+                        .expert = expert,
+                        .count = separate ? 0 : experts,
+                        .transposed = layout == ExpertLayout::kTransposed});
+    };
     for (int32_t expert = 0; expert < (separate ? experts : 1); ++expert) {
-      Add(gate, part, up.empty() ? 2 * intermediate : intermediate, hidden, expert, count, transposed);
-      if (!up.empty()) Add(up, part, intermediate, hidden, expert, count, transposed);
-      Add(down, part, hidden, intermediate, expert, count, transposed);
+      add(gate, MatrixInput::kFeedForward, expert, up.empty() ? 2 * intermediate : intermediate, hidden);
+      if (!up.empty()) add(up, MatrixInput::kFeedForward, expert, intermediate, hidden);
+      add(down, MatrixInput::kActivated, expert, hidden, intermediate);
     }
   }
 
@@ -87,18 +96,27 @@ std::vector<ModelMatrix> ListMatrices(const ModelConfig& config) {
     lister.AddAttention();
     lister.AddFeedForwards();
   }
-  if (!config.tied_embeddings) {
-    list.push_back({.name = config.names.lm_head,
-                    .part = WeightPart::kHead,
+  const auto add_table = [&](const std::string& name, WeightPart part, MatrixInput input) {
+    list.push_back({.name = name,
+                    .part = part,
                     .layer = config.num_layers(),
                     .rows = config.vocab_size,
-                    .columns = config.hidden_size});
+                    .columns = config.hidden_size,
+                    .input = input});
+  };
+  if (config.tied_embeddings) {
+    add_table(config.names.embedding, WeightPart::kHead, MatrixInput::kHead);
+  } else {
+    add_table(config.names.embedding, WeightPart::kEmbedding, MatrixInput::kNone);
+    add_table(config.names.lm_head, WeightPart::kHead, MatrixInput::kHead);
   }
   return list;
 }
 
 kernels::WeightFormat FormatOf(const ModelMatrix& matrix, const WeightPolicy& policy) {
-  return matrix.part == WeightPart::kHead ? policy.HeadFormat() : policy.Format(matrix.part, matrix.layer);
+  if (matrix.part == WeightPart::kHead) return policy.HeadFormat();
+  if (matrix.part == WeightPart::kEmbedding) return policy.EmbeddingFormat();
+  return policy.Format(matrix.part, matrix.layer);
 }
 
 }  // namespace moed

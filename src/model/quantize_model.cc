@@ -22,9 +22,9 @@
 #include "checkpoint/message_text.h"
 #include "checkpoint/quantized_matrix.h"
 #include "checkpoint/safetensors_writer.h"
-#include "kernels/gemm/integer_weight.h"
 #include "model/compressed_tensors.h"
 #include "model/family.h"
+#include "model/integer_matrix.h"
 
 namespace moed {
 namespace {
@@ -34,7 +34,7 @@ using compressed_tensors::Entry;
 using kernels::WeightFormat;
 using Specs = std::vector<SafetensorsWriter::Spec>;
 
-// Rows that are quantised at a time, in one thread.
+// Rows that are converted at a time, in one thread.
 constexpr int64_t kRowsAtOnce = 32;
 
 // One step of the work: a tensor that is copied, or a matrix that is rewritten.
@@ -89,15 +89,7 @@ class Planner {
 
   absl::Status Plan() {
     for (const ModelMatrix& matrix : ListMatrices(config_)) {
-      MOED_RETURN_IF_ERROR(AddMatrix(matrix, FormatOf(matrix, policy_), matrix.name));
-    }
-    if (config_.tied_embeddings && policy_.HeadFormat().is_integer()) {
-      const ModelMatrix head{.name = config_.names.lm_head,
-                             .part = WeightPart::kHead,
-                             .layer = config_.num_layers(),
-                             .rows = config_.vocab_size,
-                             .columns = config_.hidden_size};
-      MOED_RETURN_IF_ERROR(AddMatrix(head, policy_.HeadFormat(), config_.names.embedding));
+      MOED_RETURN_IF_ERROR(AddMatrix(matrix, FormatOf(matrix, policy_)));
     }
     // Matrices that stay floats in any case and may be quantised now.
     const LatentAttentionConfig& latent = config_.attention.latent;
@@ -107,7 +99,7 @@ class Planner {
                              .layer = layer,
                              .rows = rows,
                              .columns = latent.kv_lora_rank};
-      MOED_RETURN_IF_ERROR(AddMatrix(kv_b, policy_.dtype, kv_b.name));
+      MOED_RETURN_IF_ERROR(AddMatrix(kv_b, policy_.dtype));
     }
     return AddOthers();
   }
@@ -116,12 +108,11 @@ class Planner {
   std::vector<Entry> entries;  // all matrices, for the configuration
   QuantizeReport report;
   uint64_t largest = 0;  // item's bytes
-  bool head_untied = false;
 
  private:
-  absl::Status AddMatrix(const ModelMatrix& matrix, WeightFormat format, const std::string& source) {
+  absl::Status AddMatrix(const ModelMatrix& matrix, WeightFormat format) {
     entries.push_back({matrix, format});
-    const auto it = infos_.find(source);
+    const auto it = infos_.find(matrix.name);
     const bool is_plain = it != infos_.end() && PlainType(it->second).has_value();
     if (is_plain && !format.is_integer()) return absl::OkStatus();  // copied with the others
     const bool has_place = !matrix.transposed && matrix.name.ends_with(".weight");
@@ -130,7 +121,7 @@ class Planner {
           "{}: {} holds experts in a layout that has no place for integers; --policy can name the other parts",
           checkpoint_.dir(), Quoted(matrix.name));
     }
-    Item item{.source = source, .entry = entries.back(), .specs = {}};
+    Item item{.source = matrix.name, .entry = entries.back(), .specs = {}};
     if (format.is_integer()) {
       item.specs = compressed_tensors::Specs(entries.back());
       item.part = PartOf(matrix, format);
@@ -138,14 +129,10 @@ class Planner {
       item.specs = {{matrix.name, config_.checkpoint_dtype, {matrix.rows, matrix.columns}}};
       if (matrix.count > 0) item.specs[0].shape.insert(item.specs[0].shape.begin(), matrix.count);
     }
-    const bool is_tied_head = source != matrix.name;
-    head_untied = head_untied || is_tied_head;
     uint64_t before = 0;
-    if (!is_tied_head) {
-      for (const std::string& name : QuantizedTensorNames(source)) {
-        if (const auto part = infos_.find(name); part != infos_.end()) before += part->second.num_bytes;
-        handled_.insert(name);
-      }
+    for (const std::string& name : QuantizedTensorNames(matrix.name)) {
+      if (const auto part = infos_.find(name); part != infos_.end()) before += part->second.num_bytes;
+      handled_.insert(name);
     }
     if (format.is_integer()) {
       report.parts[item.part].bytes_before += before;
@@ -206,14 +193,12 @@ class Planner {
 
 // ---- One matrix ----
 
-// Sums over all elements.
-struct SquareSums {
-  double difference = 0, value = 0;
-};
+using SquareSums = IntegerMatrix::SquareSums;
 
 class MatrixWriter {
  public:
-  MatrixWriter(Checkpoint& checkpoint, ThreadPool* threads) : checkpoint_(checkpoint), threads_(threads) {}
+  MatrixWriter(Checkpoint& checkpoint, InputStatisticsSource* statistics, ThreadPool* threads)
+      : checkpoint_(checkpoint), statistics_(statistics), threads_(threads) {}
 
   // Writes the tensors of an item that is no copy; the differences are of integers.
   absl::Status Write(const Item& item, SafetensorsWriter* file, SquareSums* sums) {
@@ -234,7 +219,7 @@ class MatrixWriter {
                                 : checkpoint_.GetStackedMatrix(item.source, index, count, matrix.rows, matrix.columns));
       const int64_t first = index * matrix.rows;
       const absl::Status status =
-          integers ? Quantize(source, entry, packed.data() + first * words, scales.data() + first * groups, sums)
+          integers ? Quantize(source, entry, index, packed.data() + first * words, scales.data() + first * groups, sums)
                    : ReadAs(source, item.specs[0].dtype, floats.data() + first * matrix.columns * float_size);
       if (!status.ok()) return Annotate(status, item.source);
     }
@@ -265,7 +250,7 @@ class MatrixWriter {
   }
 
  private:
-  // body(chunk, begin, end) over the rows; the first error ends up here.
+  // body(begin, end) over the rows; the first error ends up here.
   template <typename Body>
   absl::Status ForRows(int64_t rows, const Body& body) {
     std::mutex mutex;
@@ -273,7 +258,7 @@ class MatrixWriter {
     const int64_t chunks = (rows + kRowsAtOnce - 1) / kRowsAtOnce;
     threads_->ParallelFor(chunks, 1, [&](int64_t begin, int64_t end, int) {
       for (int64_t chunk = begin; chunk < end; ++chunk) {
-        const absl::Status status = body(chunk, chunk * kRowsAtOnce, std::min(rows, (chunk + 1) * kRowsAtOnce));
+        const absl::Status status = body(chunk * kRowsAtOnce, std::min(rows, (chunk + 1) * kRowsAtOnce));
         if (status.ok()) continue;
         const std::lock_guard lock(mutex);
         if (first_error.ok()) first_error = status;
@@ -282,41 +267,26 @@ class MatrixWriter {
     return first_error;
   }
 
-  absl::Status Quantize(const WeightMatrix& source, const Entry& entry, int32_t* packed, float* scales,
+  absl::Status Quantize(const WeightMatrix& source, const Entry& entry, int64_t index, int32_t* packed, float* scales,
                         SquareSums* sums) {
-    const int64_t columns = entry.matrix.columns, words = compressed_tensors::RowWords(entry);
-    const int64_t groups = compressed_tensors::RowScales(entry);
-    const int bits = entry.format.type == WeightFormat::Type::kInt4 ? 4 : 8;
-    // Of each chunk, so that their sum does not depend on the threads.
-    std::vector<SquareSums> chunk_sums((source.rows() + kRowsAtOnce - 1) / kRowsAtOnce);
-    const auto quantize = [&](int64_t chunk, int64_t begin, int64_t end) -> absl::Status {
-      std::vector<float> values((end - begin) * columns);
-      std::vector<int8_t> codes(columns);
-      source.Read(begin, end, values.data());
-      for (int64_t row = begin; row < end; ++row) {
-        const float* const from = values.data() + (row - begin) * columns;
-        float* const row_scales = scales + row * groups;
-        const absl::Status status = kernels::QuantizeIntegerRow(from, columns, entry.format, codes.data(), row_scales);
-        if (!status.ok()) return Annotate(status, fmt::format("output {}", row));
-        compressed_tensors::PackWords(codes.data(), columns, bits, packed + row * words);
-        for (int64_t i = 0; i < columns; ++i) {
-          const double difference = from[i] - static_cast<double>(codes[i]) * row_scales[i / entry.format.group_size];
-          chunk_sums[chunk].difference += difference * difference;
-          chunk_sums[chunk].value += static_cast<double>(from[i]) * from[i];
-        }
-      }
-      return absl::OkStatus();
-    };
-    MOED_RETURN_IF_ERROR(ForRows(source.rows(), quantize));
-    for (const SquareSums& chunk : chunk_sums) {
-      sums->difference += chunk.difference;
-      sums->value += chunk.value;
+    kernels::InputStatistics inputs;
+    if (statistics_ != nullptr) {
+      MOED_ASSIGN_OR_RETURN(inputs, statistics_->Of(entry.matrix, index));
     }
+    MOED_ASSIGN_OR_RETURN(const auto integers, IntegerMatrix::Make(source, entry.format, inputs, threads_));
+    const int64_t words = compressed_tensors::RowWords(entry), groups = compressed_tensors::RowScales(entry);
+    const int bits = integers->integers()->bits;
+    for (int64_t row = 0; row < source.rows(); ++row) {
+      compressed_tensors::PackWords(integers->codes(row), source.columns(), bits, packed + row * words);
+      std::copy_n(integers->scales(row), groups, scales + row * groups);
+    }
+    sums->difference += integers->sums().difference;
+    sums->value += integers->sums().value;
     return absl::OkStatus();
   }
 
   absl::Status ReadAs(const WeightMatrix& source, DType dtype, char* out) {
-    return ForRows(source.rows(), [&](int64_t, int64_t begin, int64_t end) -> absl::Status {
+    return ForRows(source.rows(), [&](int64_t begin, int64_t end) -> absl::Status {
       const int64_t count = (end - begin) * source.columns();
       std::vector<float> values(count);
       source.Read(begin, end, values.data());
@@ -331,6 +301,7 @@ class MatrixWriter {
   }
 
   Checkpoint& checkpoint_;
+  InputStatisticsSource* statistics_;  // or null
   ThreadPool* threads_;
 };
 
@@ -402,7 +373,9 @@ absl::Status CopyOtherFiles(const std::string& from, const PartialFolder& to) {
   for (const fs::directory_entry& entry : fs::directory_iterator(from, error)) {
     const std::string name = entry.path().filename().string(), extension = entry.path().extension().string();
     const bool is_weights = std::find(std::begin(kWeights), std::end(kWeights), extension) != std::end(kWeights);
-    if (is_weights || name == "config.json" || name.ends_with(".index.json") || name.starts_with(".")) continue;
+    if (is_weights || name == "config.json" || name == kPolicyFile || name.ends_with(".index.json") ||
+        name.starts_with("."))
+      continue;
     if (!entry.is_regular_file(error)) continue;
     fs::copy_file(entry.path(), to.File(name), error);
     if (error) return FileError("copy", entry.path().string(), error);
@@ -427,7 +400,7 @@ std::vector<std::span<const Item>> CutIntoFiles(const std::vector<Item>& items, 
 class ModelQuantizer {
  public:
   ModelQuantizer(Checkpoint& checkpoint, const QuantizeOptions& options, ThreadPool* threads)
-      : checkpoint_(checkpoint), options_(options), writer_(checkpoint, threads) {}
+      : checkpoint_(checkpoint), options_(options), writer_(checkpoint, options.statistics, threads) {}
 
   absl::StatusOr<QuantizeReport> Run(const std::string& out) {
     MOED_ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(checkpoint_));
@@ -443,8 +416,8 @@ class ModelQuantizer {
     MOED_RETURN_IF_ERROR(CopyOtherFiles(checkpoint_.dir(), *folder));
     nlohmann::json json = checkpoint_.config().json();
     json["quantization_config"] = compressed_tensors::Config(config, plan.entries);
-    if (plan.head_untied) json["tie_word_embeddings"] = false;
     MOED_RETURN_IF_ERROR(WriteJson(folder->File("config.json"), json));
+    MOED_RETURN_IF_ERROR(WriteWeightRules(options_.rules, folder->File(kPolicyFile)));
     MOED_RETURN_IF_ERROR(folder->Keep());
     for (size_t i = 0; i < sums_.size(); ++i) {
       plan.report.parts[i].relative_error = sums_[i].value > 0 ? std::sqrt(sums_[i].difference / sums_[i].value) : 0;

@@ -61,7 +61,7 @@ void AddStoredFormats(const ModelConfig& config, Checkpoint& checkpoint, WeightP
   for (const auto& [place, format] : formats) {
     if (!format.has_value()) continue;
     WeightPolicy::Rule rule{.parts = {place.second}, .format = *format};
-    if (place.second != WeightPart::kHead) rule.first_layer = rule.last_layer = place.first;
+    if (place.first < config.num_layers()) rule.first_layer = rule.last_layer = place.first;
     policy->rules.push_back(std::move(rule));
   }
 }

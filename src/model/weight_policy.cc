@@ -15,13 +15,16 @@ using kernels::WeightFormat;
 
 namespace {
 
+bool IsOfAllLayers(const WeightPolicy::Rule& rule) {
+  return rule.first_layer == 0 && rule.last_layer == std::numeric_limits<int32_t>::max();
+}
+
 std::optional<WeightFormat> Find(const std::vector<WeightPolicy::Rule>& rules, WeightPart part,
                                  std::optional<int32_t> layer) {
   for (const WeightPolicy::Rule& rule : rules) {
     const bool fits_part =
         rule.parts.empty() || std::find(rule.parts.begin(), rule.parts.end(), part) != rule.parts.end();
-    const bool of_all_layers = rule.first_layer == 0 && rule.last_layer == std::numeric_limits<int32_t>::max();
-    const bool fits_layer = layer ? rule.first_layer <= *layer && *layer <= rule.last_layer : of_all_layers;
+    const bool fits_layer = layer ? rule.first_layer <= *layer && *layer <= rule.last_layer : IsOfAllLayers(rule);
     if (fits_part && fits_layer) return rule.format;
   }
   return std::nullopt;
@@ -90,6 +93,10 @@ WeightFormat WeightPolicy::HeadFormat() const {
   return Find(rules, WeightPart::kHead, std::nullopt).value_or(WeightFormat(dtype));
 }
 
+WeightFormat WeightPolicy::EmbeddingFormat() const {
+  return Find(rules, WeightPart::kEmbedding, std::nullopt).value_or(WeightFormat(dtype));
+}
+
 WeightPolicy WeightPolicy::Uniform(DType dtype, WeightFormat format) {
   Rule rule;
   rule.format = format;
@@ -135,8 +142,8 @@ std::vector<WeightPolicy::Rule> IntegerRules(WeightFormat format) {
   std::vector<WeightPolicy::Rule> rules;
   if (format.type == WeightFormat::Type::kInt4) {
     // What every token passes is a small part of the weights and the more sensitive one.
-    rules.push_back(
-        {.parts = {WeightPart::kAttention, WeightPart::kHead}, .format = WeightFormat::Int8(format.group_size)});
+    rules.push_back({.parts = {WeightPart::kAttention, WeightPart::kHead, WeightPart::kEmbedding},
+                     .format = WeightFormat::Int8(format.group_size)});
   }
   rules.push_back({.parts = {}, .format = format});
   return rules;
@@ -159,6 +166,30 @@ absl::StatusOr<std::vector<WeightPolicy::Rule>> ReadWeightRules(const std::strin
     return InvalidArgument("{}: {}", path, error.what());
   }
   return rules;
+}
+
+absl::Status WriteWeightRules(const std::vector<WeightPolicy::Rule>& rules, const std::string& path) {
+  std::string text = "rules:\n";
+  for (const WeightPolicy::Rule& rule : rules) {
+    std::vector<std::string> entries;
+    if (!rule.parts.empty()) {
+      std::vector<std::string_view> names;
+      for (const WeightPart part : rule.parts) names.push_back(kWeightPartNames[static_cast<size_t>(part)]);
+      entries.push_back(fmt::format("parts: [{}]", fmt::join(names, ", ")));
+    }
+    if (!IsOfAllLayers(rule)) {
+      entries.push_back(rule.first_layer == rule.last_layer
+                            ? fmt::format("layers: {}", rule.first_layer)
+                            : fmt::format("layers: {}-{}", rule.first_layer, rule.last_layer));
+    }
+    entries.push_back(fmt::format("format: \"{}\"", WeightFormatText(rule.format)));
+    text += fmt::format("  - {{{}}}\n", fmt::join(entries, ", "));
+  }
+  std::ofstream file(path, std::ios::binary);
+  file << text;
+  file.close();
+  if (!file) return absl::ErrnoToStatus(errno, fmt::format("{}: cannot write", path));
+  return absl::OkStatus();
 }
 
 }  // namespace moed

@@ -18,11 +18,16 @@ namespace moed {
 enum class WeightPart : uint8_t {
   kAttention,  // projections
   kExperts,
-  kShared,  // experts of every token
-  kDense,   // feed-forward of layers without experts
-  kHead,    // LM head
+  kShared,     // experts of every token
+  kDense,      // feed-forward of layers without experts
+  kHead,       // LM head; where it is tied, the embedding too
+  kEmbedding,  // where it is a table of its own
 };
-inline constexpr std::array<std::string_view, 5> kWeightPartNames = {"attention", "experts", "shared", "dense", "head"};
+inline constexpr std::array<std::string_view, 6> kWeightPartNames = {"attention", "experts", "shared",
+                                                                     "dense",     "head",    "embedding"};
+
+// Head and embedding belong to none.
+constexpr bool BelongsToLayer(WeightPart part) { return part != WeightPart::kHead && part != WeightPart::kEmbedding; }
 
 // Plain data; made once, read by all.
 struct WeightPolicy {
@@ -34,9 +39,9 @@ struct WeightPolicy {
     kernels::WeightFormat format;
   };
 
-  // Of the embedding, of which only single rows are read, and of all that no rule names: kF32 or kBF16.
+  // Of all that no rule names: kF32 or kBF16.
   DType dtype = DType::kBF16;
-  // The first that fits decides. The head belongs to no layer: rules with layers pass it by.
+  // The first that fits decides. Head and embedding belong to no layer: rules with layers pass them by.
   std::vector<Rule> rules;
   // A quantised checkpoint's own integers are kept where no rule fits and a format holds them, and activations are
   // rounded as the checkpoint says; else all of it becomes floats.
@@ -44,6 +49,7 @@ struct WeightPolicy {
 
   kernels::WeightFormat Format(WeightPart part, int32_t layer) const;
   kernels::WeightFormat HeadFormat() const;
+  kernels::WeightFormat EmbeddingFormat() const;
 
   // One format for all parts; `format` is of ParseWeightFormat's words.
   static WeightPolicy Uniform(DType dtype, kernels::WeightFormat format);
@@ -54,7 +60,8 @@ absl::StatusOr<kernels::WeightFormat> ParseWeightFormat(std::string_view text);
 // The words of ParseWeightFormat.
 std::string WeightFormatText(kernels::WeightFormat format);
 
-// Rules that make all weights integers: int8, or for int4 the feed-forwards in it, and attention and LM head in int8.
+// Rules that make all weights integers: int8, or for int4 the feed-forwards in it, and attention, LM head and embedding
+// in int8.
 std::vector<WeightPolicy::Rule> IntegerRules(kernels::WeightFormat format);
 
 // A YAML file:
@@ -65,6 +72,8 @@ std::vector<WeightPolicy::Rule> IntegerRules(kernels::WeightFormat format);
 // parts: of kWeightPartNames, all where it is missing; layers: one, or first-last, all where it is missing. Errors name
 // the file, the line and what would be right.
 absl::StatusOr<std::vector<WeightPolicy::Rule>> ReadWeightRules(const std::string& path);
+// Writes such a file.
+absl::Status WriteWeightRules(const std::vector<WeightPolicy::Rule>& rules, const std::string& path);
 
 }  // namespace moed
 

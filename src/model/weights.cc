@@ -140,8 +140,17 @@ size_t LayerBytes(const ModelConfig& config, const WeightPolicy& policy, int32_t
   return bytes + shape.ffn.Bytes(hidden);
 }
 
+// The float type of a table that does not consist of integers.
+DType TableType(WeightFormat format) { return format.type == WeightFormat::Type::kF32 ? DType::kF32 : DType::kBF16; }
+
+// Of an embedding that is a table of its own.
+size_t EmbeddingBytes(const ModelConfig& config, WeightFormat format) {
+  if (format.is_integer()) return Align(PackedBytes(config.vocab_size, config.hidden_size, format));
+  return Align(size_t(config.vocab_size) * config.hidden_size * DTypeSize(TableType(format)));
+}
+
 size_t OuterBytes(const ModelConfig& config, const WeightPolicy& policy) {
-  return Align(size_t(config.vocab_size) * config.hidden_size * DTypeSize(policy.dtype)) +
+  return (config.tied_embeddings ? 0 : EmbeddingBytes(config, policy.EmbeddingFormat())) +
          Align(PackedBytes(config.vocab_size, config.hidden_size, policy.HeadFormat())) + NormBytes(config) +
          (config.lm_head_bias ? Align(config.vocab_size * sizeof(float)) : 0);
 }
@@ -210,6 +219,7 @@ class Relocation {
   }
   void Move(Linear* linear) const { MoveAll(&linear->weight, &linear->bias); }
   void Move(NormWeights* norm) const { MoveAll(&norm->weight, &norm->bias); }
+  void Move(EmbeddingWeights* embedding) const { MoveAll(&embedding->table, &embedding->packed); }
   void Move(ExpertWeights* w) const { MoveAll(&w->gate, &w->up, &w->down, &w->gate_bias, &w->up_bias, &w->down_bias); }
   void Move(LatentAttentionWeights* w) const { MoveAll(&w->q_norm, &w->q_b, &w->kv_norm, &w->k_up, &w->v_up); }
   void Move(LayerWeights* w) const {
@@ -380,11 +390,7 @@ class WeightLoader {
   }
 
   absl::StatusOr<PackedWeight> LoadMatrix(const std::string& name, int64_t n, int64_t k, WeightFormat format) {
-    return LoadMatrixInto(name, n, k, format, Take(PackedBytes(n, k, format)));
-  }
-
-  absl::StatusOr<PackedWeight> LoadMatrixInto(const std::string& name, int64_t n, int64_t k, WeightFormat format,
-                                              void* destination) {
+    void* const destination = Take(PackedBytes(n, k, format));
     MOED_ASSIGN_OR_RETURN(const WeightMatrix source, checkpoint_.GetMatrix(name, n, k));
     MOED_RETURN_IF_ERROR(Pack(source, 0, n, format, destination));
     MOED_ASSIGN_OR_RETURN(const ActivationRounding rounding, Rounding(source, format));
@@ -417,23 +423,13 @@ class WeightLoader {
   absl::Status LoadOuter() {
     MOED_RETURN_IF_ERROR(Reserve(OuterBytes(config_, policy_)));
     const int64_t vocab = config_.vocab_size, hidden = config_.hidden_size;
-    const std::string& name = config_.names.embedding;
-    MOED_ASSIGN_OR_RETURN(const WeightMatrix table, checkpoint_.GetMatrix(name, vocab, hidden));
-    weights_.embedding_ = TensorView(Take(vocab * hidden * DTypeSize(dtype_)), {vocab, hidden}, dtype_);
-    ctx_.threads->ParallelFor(vocab, 256, [&](int64_t begin, int64_t end, int) {
-      std::vector<float> scratch;
-      for (int64_t row = begin; row < end; ++row) ConvertRow(table, row, weights_.embedding_.data, dtype_, &scratch);
-    });
     const WeightFormat head_format = policy_.HeadFormat();
-    void* head = Take(PackedBytes(vocab, hidden, head_format));
     if (config_.tied_embeddings) {
-      MOED_RETURN_IF_ERROR(Pack(table, 0, vocab, head_format, head));
-      weights_.lm_head_.weight = PackedWeight{.data = head, .n = vocab, .k = hidden, .format = head_format};
-    }
-    checkpoint_.Release(name);
-    if (!config_.tied_embeddings) {
-      MOED_ASSIGN_OR_RETURN(weights_.lm_head_.weight,
-                            LoadMatrixInto(config_.names.lm_head, vocab, hidden, head_format, head));
+      MOED_ASSIGN_OR_RETURN(weights_.lm_head_.weight, LoadMatrix(config_.names.embedding, vocab, hidden, head_format));
+      weights_.embedding_.packed = weights_.lm_head_.weight;
+    } else {
+      MOED_RETURN_IF_ERROR(LoadEmbedding(policy_.EmbeddingFormat()));
+      MOED_ASSIGN_OR_RETURN(weights_.lm_head_.weight, LoadMatrix(config_.names.lm_head, vocab, hidden, head_format));
     }
     if (config_.lm_head_bias) {
       MOED_ASSIGN_OR_RETURN(weights_.lm_head_.bias, LoadVector(BiasName(config_.names.lm_head), vocab));
@@ -442,6 +438,26 @@ class WeightLoader {
     for (const TensorView& vector : {weights_.final_norm_.weight, weights_.final_norm_.bias}) {
       for (int64_t i = 0; !vector.empty() && i < hidden; ++i) vector.As<float>()[i] *= config_.logits_multiplier;
     }
+    return absl::OkStatus();
+  }
+
+  // An embedding that is a table of its own.
+  absl::Status LoadEmbedding(WeightFormat format) {
+    const int64_t vocab = config_.vocab_size, hidden = config_.hidden_size;
+    const std::string& name = config_.names.embedding;
+    if (format.is_integer()) {
+      MOED_ASSIGN_OR_RETURN(weights_.embedding_.packed, LoadMatrix(name, vocab, hidden, format));
+      return absl::OkStatus();
+    }
+    MOED_ASSIGN_OR_RETURN(const WeightMatrix source, checkpoint_.GetMatrix(name, vocab, hidden));
+    const DType dtype = TableType(format);
+    TensorView& table = weights_.embedding_.table;
+    table = TensorView(Take(vocab * hidden * DTypeSize(dtype)), {vocab, hidden}, dtype);
+    ctx_.threads->ParallelFor(vocab, 256, [&](int64_t begin, int64_t end, int) {
+      std::vector<float> scratch;
+      for (int64_t row = begin; row < end; ++row) ConvertRow(source, row, table.data, dtype, &scratch);
+    });
+    checkpoint_.Release(name);
     return absl::OkStatus();
   }
 

@@ -58,8 +58,13 @@ struct LayerWeights {
 // Called while loading, from one thread, with the part done in [0, 1].
 using LoadProgress = std::function<void(double fraction)>;
 
-// Immutable after Load and shared by all threads. Embedding and LM head are kept apart even when tied: the one is read
-// by row, the other streamed in panels.
+// What token ids are looked up in: one of the two. A tied head is looked up where it lies, so that it is there once.
+struct EmbeddingWeights {
+  TensorView table;              // dtype [vocab, hidden]
+  kernels::PackedWeight packed;  // [vocab, hidden]
+};
+
+// Immutable after Load and shared by all threads.
 class ModelWeights {
  public:
   // Reads and packs all tensors as the policy says in the threads of `ctx`, dequantising a few rows at a time,
@@ -72,7 +77,7 @@ class ModelWeights {
   // Bytes that Load will take, without the checkpoint.
   static uint64_t PlannedBytes(const ModelConfig& config, const WeightPolicy& policy);
 
-  const TensorView& embedding() const { return embedding_; }  // dtype [vocab, hidden]
+  const EmbeddingWeights& embedding() const { return embedding_; }
   const Linear& lm_head() const { return lm_head_; }
   // ModelConfig::logits_multiplier is in it.
   const NormWeights& final_norm() const { return final_norm_; }
@@ -85,7 +90,7 @@ class ModelWeights {
   ModelWeights() = default;
 
   DType dtype_ = DType::kF32;
-  TensorView embedding_;
+  EmbeddingWeights embedding_;
   Linear lm_head_;
   NormWeights final_norm_;
   std::vector<LayerWeights> layers_;

@@ -6,6 +6,7 @@
 #include <array>
 #include <tuple>
 
+#include "tests/kernels/packed_weight_testing.h"
 #include "tests/support/tensor_testing.h"
 
 namespace moed::kernels {
@@ -55,6 +56,34 @@ INSTANTIATE_TEST_SUITE_P(Shapes, EmbeddingTest,
                          testing::Combine(testing::Values(DType::kF32, DType::kBF16, DType::kF16),
                                           testing::Values(1, 3, 16, 65, 1000)));
 
+class PackedEmbeddingTest : public testing::TestWithParam<std::tuple<WeightFormat, int64_t>> {};
+
+TEST_P(PackedEmbeddingTest, EqualsReference) {
+  const auto [format, hidden] = GetParam();
+  test::Random random;
+  const packed_weight_testing::Weights weights(random, 1, 70, hidden, format);
+  for (const int64_t num_tokens : {0, 1, 7, 200}) {
+    for (const float scale : {1.0f, 45.25f}) {
+      Problem problem(random, DType::kF32, num_tokens, 70, hidden, scale);
+      problem.args.table = {};
+      problem.args.packed = weights[0];
+      ASSERT_TRUE(Check(problem.args).ok()) << Check(problem.args);
+      reference::Embedding(problem.args);
+      const test::TestTensor expected = std::move(problem.out);
+      test::ForEachCpuBody([&](const ExecContext& ctx) {
+        const test::TestTensor out({num_tokens, hidden});
+        problem.args.out = out;
+        Embedding(ctx, problem.args);
+        EXPECT_TRUE(test::BitIdentical(out, expected)) << num_tokens << " tokens, scale " << scale;
+      });
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, PackedEmbeddingTest,
+                         testing::Combine(testing::ValuesIn(packed_weight_testing::kFormats),
+                                          testing::Values(1, 3, 16, 65, 1000)));
+
 TEST(EmbeddingCheckTest, NamesWhatIsWrong) {
   test::Random random;
   Problem problem(random, DType::kBF16, 3, 10, 8, 1.0f);
@@ -70,6 +99,15 @@ TEST(EmbeddingCheckTest, NamesWhatIsWrong) {
   args = problem.args;
   args.table.dtype = DType::kI8;
   EXPECT_THAT(Message(Check(args)), HasSubstr("table is int8[10, 8]; it must be fp32 or bf16 or fp16[any, any]"));
+
+  const packed_weight_testing::Weights weights(random, 1, 10, 8, WeightFormat::Int8());
+  args = problem.args;
+  args.packed = weights[0];
+  EXPECT_THAT(Message(Check(args)), HasSubstr("table and packed are both given"));
+  args.table = {};
+  EXPECT_TRUE(Check(args).ok());
+  problem.ids.As<int32_t>()[2] = 10;
+  EXPECT_THAT(Message(Check(args)), HasSubstr("ids[2] is 10; it must be in [0, 10)"));
 }
 
 }  // namespace
