@@ -13,10 +13,10 @@ absl::StatusOr<WeightMatrix> OverlayCheckpoint::GetStackedMatrix(std::string_vie
   return it != matrices_.end() ? it->second : base_.GetStackedMatrix(name, index, count, rows, columns);
 }
 
-std::optional<IntegerScheme> OverlayCheckpoint::StoredIntegers(std::string_view name, int64_t count, int64_t rows,
-                                                               int64_t columns) {
+absl::StatusOr<std::optional<IntegerScheme>> OverlayCheckpoint::Describe(std::string_view name, int64_t count,
+                                                                         int64_t rows, int64_t columns) {
   const auto it = matrices_.find({std::string(name), 0});
-  if (it == matrices_.end()) return base_.StoredIntegers(name, count, rows, columns);
+  if (it == matrices_.end()) return base_.Describe(name, count, rows, columns);
   return it->second.integers() == nullptr ? std::nullopt : std::optional(*it->second.integers());
 }
 

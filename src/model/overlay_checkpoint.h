@@ -28,8 +28,8 @@ class OverlayCheckpoint final : public Checkpoint {
   absl::StatusOr<WeightMatrix> GetMatrix(std::string_view name, int64_t rows, int64_t columns) override;
   absl::StatusOr<WeightMatrix> GetStackedMatrix(std::string_view name, int64_t index, int64_t count, int64_t rows,
                                                 int64_t columns) override;
-  std::optional<IntegerScheme> StoredIntegers(std::string_view name, int64_t count, int64_t rows,
-                                              int64_t columns) override;
+  absl::StatusOr<std::optional<IntegerScheme>> Describe(std::string_view name, int64_t count, int64_t rows,
+                                                        int64_t columns) override;
   void Release(std::string_view name) override { base_.Release(name); }
   bool Has(std::string_view name) const override { return base_.Has(name); }
   std::vector<TensorInfo> List() const override { return base_.List(); }
