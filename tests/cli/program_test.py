@@ -118,7 +118,7 @@ class QuantizeTest(unittest.TestCase):
                     (["--policy", str(policy)], 'policy.yaml:1: a rule has the key "part"; known are parts, layers and'),
                     (["--to", "int3"], "int3"),
                     (["--to", "int8", "--group-size", "12"], "groups, of 8 to 1024 inputs by eights"),
-                    ([], "give --to int8 or --to int4")):
+                    ([], "give --to int8, --to int4 or --auto")):
                 self.assertIn(message, run("quantize", "--model", MODEL, *flags, *out, code=1).stderr)
             self.assertEqual(list(pathlib.Path(folder).iterdir()), [policy])
 

@@ -91,7 +91,8 @@ TEST(PlantedBugsTest, MisuseOfWarpOperationsIsNamed) {
 
 TEST(PlantedBugsTest, MisuseOfCopiesAndLaunchesIsNamed) {
   EXPECT_THAT(RunAsyncCopy(Bug::kNoWait).error, HasSubstr("exits with a cp.async that it has not waited for"));
-  EXPECT_THAT(RunAsyncCopy(Bug::kMisaligned).error, HasSubstr("cp.async: an address is not a multiple of 16"));
+  EXPECT_THAT(RunAsyncCopy(Bug::kMisaligned).error,
+              HasSubstr("cp.async: an address is not a multiple of what is copied"));
   EXPECT_THAT(RunBlockSum(Bug::kPartOfAWarp).error, HasSubstr("BlockSumKernel: a block is made of whole warps"));
 }
 
