@@ -75,6 +75,7 @@ function(moed_test name)
     add_executable(${program})
     if(MOED_STATIC)
       set_target_properties(${program} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
+      target_compile_options(${program} PRIVATE -Os)  # it travels
     endif()
     target_include_directories(${program} PRIVATE ${PROJECT_SOURCE_DIR})
     target_link_libraries(${program} PRIVATE GTest::gmock GTest::gtest GTest::gtest_main)
