@@ -197,9 +197,9 @@ TEST(ChooseFormats, CanBeStopped) {
 }
 
 // Stacks of experts, latent attention, shared experts, dense layers, an embedding of its own.
-class FamilyTest : public ::testing::TestWithParam<const char*> {};
+class ChooseFormatsFamilyTest : public ::testing::TestWithParam<const char*> {};
 
-TEST_P(FamilyTest, ChoosesAndWrites) {
+TEST_P(ChooseFormatsFamilyTest, ChoosesAndWrites) {
   const TempDir dir;
   const std::string golden = std::string("tests/golden/seeded/") + GetParam();
   std::filesystem::copy_file(golden + "/config.json", dir.File("config.json"));
@@ -223,7 +223,7 @@ TEST_P(FamilyTest, ChoosesAndWrites) {
   EXPECT_LT(divergence, 5 * chosen->divergence);
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, FamilyTest,
+INSTANTIATE_TEST_SUITE_P(Families, ChooseFormatsFamilyTest,
                          ::testing::Values("granitemoeshared", "deepseek_v3", "qwen2_moe_mixed", "llama_biased"),
                          [](const auto& family) { return std::string(family.param); });
 
