@@ -24,8 +24,8 @@ struct ServerConfig {
   // Sampling of requests that say nothing about it. (--generation-config)
   GenerationConfigSource generation_config = GenerationConfigSource::kModel;
   // auto: integers and rounded activations where the checkpoint has them; none: all as floats; int8, or int4
-  // (feed-forwards in int4, attention, LM head and embedding in int8), made as weights are loaded, with a group size as in
-  // int4:32.
+  // (feed-forwards in int4, attention, LM head and embedding in int8), made as weights are loaded, with a group size as
+  // in int4:32.
   // (--quantization)
   std::string quantization = "auto";
   // A file of rules that go before `quantization`; empty: none. (--weight-policy)
