@@ -404,8 +404,8 @@ __device__ __forceinline__ void WgmmaProduct<Words, kTokens>::Run(const OperandR
           [&] { return next = take_stage(stage + 1); });
       here = next;
     }
+    ptx::WgmmaWait<0>();  // here, where the words that products may still read are alive
   }
-  ptx::WgmmaWait<0>();
   ptx::WgmmaResults(sums->values[0]);
   ptx::WgmmaResults(sums->values[1]);
   ptx::CpAsyncWait<0>();

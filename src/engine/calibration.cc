@@ -128,7 +128,7 @@ absl::Status Calibration::ObserveLayers(int32_t first) {
   } while (last_layer_ < end && bytes + LayerBytes(last_layer_) <= options_.max_moment_bytes);
   moments_.resize(last_layer_ - first_layer_);
   engine_->SetObserver(this);
-  const absl::Status status = Run(*engine_, [](int64_t, std::span<const float>) {});
+  absl::Status status = Run(*engine_, [](int64_t, std::span<const float>) {});
   engine_->SetObserver(nullptr);
   for (auto& layer : moments_) {
     for (auto& [key, moments] : layer) moments.Finish(engine_->exec_context().threads);

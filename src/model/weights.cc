@@ -573,7 +573,7 @@ class WeightLoader {
       out->k_up.push_back({.data = Take(PackedBytes(rank, nope, dtype_)), .n = rank, .k = nope, .format = dtype_});
       out->v_up.push_back({.data = Take(PackedBytes(v_dim, rank, dtype_)), .n = v_dim, .k = rank, .format = dtype_});
     }
-    const absl::Status packed = InParallel(heads, 1, [&](int64_t begin, int64_t end) -> absl::Status {
+    absl::Status packed = InParallel(heads, 1, [&](int64_t begin, int64_t end) -> absl::Status {
       std::vector<float> head_rows(rows * rank), transposed(rank * nope);
       for (int64_t head = begin; head < end; ++head) {
         source.Read(head * rows, (head + 1) * rows, head_rows.data());
