@@ -152,8 +152,8 @@ __global__ void __launch_bounds__(WgmmaProduct<Words, kTokens>::kThreads, 1) Wgm
     const int head = static_cast<int>(blockIdx.y);
     const BlockTile tile = TileOf(static_cast<int>(blockIdx.x), row_tiles, columns);
     const int first_panel = tile.column * 2 * Product::kPairs;
-    const char* first = p.weights + head * p.weight_distance + first_panel * p.layout.panel_bytes;
-    const PanelPairs panels = AdjacentPanels(first, p.layout, CeilDiv(p.n, kPanelOutputs) - first_panel);
+    const char* panel = p.weights + head * p.weight_distance + first_panel * p.layout.panel_bytes;
+    const PanelPairs panels = AdjacentPanels(panel, p.layout, CeilDiv(p.n, kPanelOutputs) - first_panel);
     const auto row_of = [&](int i) {
       const int row = tile.row_tile * kTokens + i;
       return row < p.m ? row : -1;
