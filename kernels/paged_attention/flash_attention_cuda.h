@@ -78,8 +78,9 @@ class Attention {
   __device__ __forceinline__ static int FirstRow() { return Thread() / 32 % Shape::kRowWarps * 16 * Shape::kRowTiles; }
   __device__ __forceinline__ static int PositionWarp() { return Thread() / 32 / Shape::kRowWarps; }
 
-  // Where the row of a tile's position lies that the calling thread looks up; -1 for one that nobody sees.
-  __device__ __forceinline__ int32_t LookUp(int tile) const;
+  __device__ __forceinline__ int32_t LookUp(int tile) const {
+    return LookUpRow<Shape::kTile>(p_, rows_, tile, begin_, end_);
+  }
   __device__ __forceinline__ void SetTable(int tile, int32_t row) {
     if (Thread() < Shape::kTile) tables_[tile % Shape::kTables * Shape::kTile + Thread()] = row;
   }
@@ -96,14 +97,6 @@ class Attention {
   T* stages_;                // [kStages, (keys, values), kTile, kStride]
   RowSums<Shape::kRowTiles, kValueTiles> sums_;
 };
-
-template <typename Shape>
-__device__ __forceinline__ int32_t Attention<Shape>::LookUp(int tile) const {
-  const int position = tile * Shape::kTile + Thread();
-  if (Thread() >= Shape::kTile || position < begin_ || position >= end_) return -1;
-  const int32_t* blocks = p_.block_ids + p_.block_starts[rows_.tile.sequence];
-  return static_cast<int32_t>(p_.RowOf(blocks, rows_.kv_head, position));
-}
 
 template <typename Shape>
 __device__ __forceinline__ void Attention<Shape>::CopyTile(int tile) {
@@ -246,23 +239,13 @@ __device__ __forceinline__ void Attention<Shape>::Store(int split) {
   }
 }
 
-// Grid: tiles of rows, those of a sequence's longest contexts first; KV heads; parts of the positions.
+// Grid: as RunBlock has it.
 template <typename Shape>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kMinBlocks)
     FlashKernel(AttentionParameters<typename Shape::T> p) {
   ptx::AwaitEarlierGrids();
   MOED_DYNAMIC_SHARED(char, shared);
-  const RowTile tile =
-      FindRowTile<Shape::kPhase>(p, Shape::kRows, static_cast<int>(gridDim.x) - 1 - static_cast<int>(blockIdx.x));
-  if (tile.num_rows == 0) return;
-  const RowView rows(p, tile, static_cast<int>(blockIdx.y));
-  const int split = static_cast<int>(blockIdx.z);
-  const int begin = max(rows.BeginOf(rows.FirstEnd()), split * p.split_positions);
-  const int end = min(rows.LastEnd(), (split + 1) * p.split_positions);
-  if (begin >= end) return;
-  Attention<Shape> attention(p, rows, shared);
-  attention.Run(begin, end);
-  attention.Store(split);
+  RunBlock<Shape, Attention<Shape>>(p, shared);
 }
 
 }  // namespace moed::kernels::flash

@@ -149,6 +149,35 @@ __device__ __forceinline__ void LoadQueryFragments(const AttentionParameters<T>&
   }
 }
 
+// Where in the pages the row of the position lies that the calling thread looks up, of the kTile positions of a tile;
+// -1 where there is none in [begin, end).
+template <int kTile, typename T>
+__device__ __forceinline__ int32_t LookUpRow(const AttentionParameters<T>& p, const RowView& rows, int tile, int begin,
+                                             int end) {
+  const int thread = static_cast<int>(threadIdx.x);
+  const int position = tile * kTile + thread;
+  if (thread >= kTile || position < begin || position >= end) return -1;
+  const int32_t* blocks = p.block_ids + p.block_starts[rows.tile.sequence];
+  return static_cast<int32_t>(p.RowOf(blocks, rows.kv_head, position));
+}
+
+// What a block of any of the bodies does. Grid: tiles of rows, those of a sequence's longest contexts first; KV heads;
+// parts of the positions.
+template <typename Shape, typename Body>
+__device__ __forceinline__ void RunBlock(const AttentionParameters<typename Shape::T>& p, char* shared) {
+  const RowTile tile =
+      FindRowTile<Shape::kPhase>(p, Shape::kRows, static_cast<int>(gridDim.x) - 1 - static_cast<int>(blockIdx.x));
+  if (tile.num_rows == 0) return;
+  const RowView rows(p, tile, static_cast<int>(blockIdx.y));
+  const int split = static_cast<int>(blockIdx.z);
+  const int begin = max(rows.BeginOf(rows.FirstEnd()), split * p.split_positions);
+  const int end = min(rows.LastEnd(), (split + 1) * p.split_positions);
+  if (begin >= end) return;
+  Body body(p, rows, shared);
+  body.Run(begin, end);
+  body.Store(split);
+}
+
 // Scores, then weights, of a warp's rows: [16 rows][8 positions][as mma.sync has them].
 template <int kRowTiles, int kScoreTiles>
 using Scores = float[kRowTiles][kScoreTiles][4];

@@ -72,8 +72,9 @@ class WarpgroupAttention {
   // The warp's first row in the tile.
   __device__ __forceinline__ static int FirstRow() { return Thread() / 32 * 16; }
 
-  // Where the row of a tile's position lies that the calling thread looks up; -1 for one that nobody sees.
-  __device__ __forceinline__ int32_t LookUp(int tile) const;
+  __device__ __forceinline__ int32_t LookUp(int tile) const {
+    return LookUpRow<Shape::kTile>(p_, rows_, tile, begin_, end_);
+  }
   __device__ __forceinline__ void SetTable(int tile, int32_t row) {
     const int place = Thread() % Shape::kRowsAtOnce * Shape::kCopies + Thread() / Shape::kRowsAtOnce;
     if (Thread() < Shape::kTile) tables_[tile % Shape::kTables * Shape::kTile + place] = row;
@@ -99,14 +100,6 @@ class WarpgroupAttention {
   unsigned query_[kSteps][4];
   RowSums<1, kValueTiles> sums_;
 };
-
-template <typename Shape>
-__device__ __forceinline__ int32_t WarpgroupAttention<Shape>::LookUp(int tile) const {
-  const int position = tile * Shape::kTile + Thread();
-  if (Thread() >= Shape::kTile || position < begin_ || position >= end_) return -1;
-  const int32_t* blocks = p_.block_ids + p_.block_starts[rows_.tile.sequence];
-  return static_cast<int32_t>(p_.RowOf(blocks, rows_.kv_head, position));
-}
 
 template <typename Shape>
 __device__ __forceinline__ void WarpgroupAttention<Shape>::CopyTile(int tile, const T* pages, int row_bytes, char* to) {
@@ -242,7 +235,7 @@ __device__ __forceinline__ void WarpgroupAttention<Shape>::Run(int begin, int en
   sums_.SumOverLanes();
 }
 
-// Grid: tiles of rows, those of a sequence's longest contexts first; KV heads; parts of the positions.
+// Grid: as RunBlock has it.
 template <typename Shape>
 __global__ void __launch_bounds__(Shape::kThreads, 1) FlashWarpgroupKernel(AttentionParameters<typename Shape::T> p) {
   if constexpr (!ptx::kHasWgmma) {
@@ -250,17 +243,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) FlashWarpgroupKernel(Atten
   } else {
     ptx::AwaitEarlierGrids();
     MOED_DYNAMIC_SHARED(char, shared);
-    const RowTile tile =
-        FindRowTile<Shape::kPhase>(p, Shape::kRows, static_cast<int>(gridDim.x) - 1 - static_cast<int>(blockIdx.x));
-    if (tile.num_rows == 0) return;
-    const RowView rows(p, tile, static_cast<int>(blockIdx.y));
-    const int split = static_cast<int>(blockIdx.z);
-    const int begin = max(rows.BeginOf(rows.FirstEnd()), split * p.split_positions);
-    const int end = min(rows.LastEnd(), (split + 1) * p.split_positions);
-    if (begin >= end) return;
-    WarpgroupAttention<Shape> attention(p, rows, shared);
-    attention.Run(begin, end);
-    attention.Store(split);
+    RunBlock<Shape, WarpgroupAttention<Shape>>(p, shared);
   }
 }
 
