@@ -5,7 +5,9 @@ found-…, and are not touched.
 Needs what the examples need (Debian: python3-grpcio, python3-protobuf).
 """
 
+import base64
 import json
+import math
 import pathlib
 import struct
 import sys
@@ -69,6 +71,132 @@ def checkpoints():
         config = json.loads((folder / "config.json").read_text())
         generation = json.loads((folder / "generation_config.json").read_text())
         write("model_config", golden, compact(config) + "\0" + compact(generation))
+
+
+SIZES = {"BF16": 2, "F16": 2, "F32": 4, "I32": 4, "I64": 8, "I8": 1, "U8": 1, "F8_E4M3": 1}
+# Of one layer.
+SIDE, VOCAB, HEADS, EXPERTS = 8, 8, 2, 2
+
+
+def folder(config, tensors):
+    """config.json and model.safetensors, `tensors` being (name, type, shape). All weights are 0."""
+    header, end = {}, 0
+    for name, dtype, shape in tensors:
+        begin, end = end, end + math.prod(shape) * SIZES[dtype]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    return compact(config).encode() + b"\0" + safetensors(header, end)
+
+
+def mixtral(quantization, parts):
+    """Each matrix, of as many outputs as inputs, consists of `parts`."""
+    config = {"architectures": ["MixtralForCausalLM"], "hidden_size": SIDE, "intermediate_size": SIDE,
+              "max_position_embeddings": 64, "num_attention_heads": HEADS, "num_hidden_layers": 1,
+              "num_experts_per_tok": 1, "num_key_value_heads": HEADS, "num_local_experts": EXPERTS, "vocab_size": VOCAB,
+              "quantization_config": quantization}
+    layer = "model.layers.0."
+    names = [layer + f"self_attn.{name}_proj" for name in "qkvo"]
+    names += [layer + f"block_sparse_moe.experts.{e}.w{i}" for e in range(EXPERTS) for i in (1, 2, 3)]
+    tensors = [("model.embed_tokens.weight", "BF16", [VOCAB, SIDE]), ("lm_head.weight", "BF16", [VOCAB, SIDE]),
+               ("model.norm.weight", "F32", [SIDE]), (layer + "input_layernorm.weight", "F16", [SIDE]),
+               (layer + "post_attention_layernorm.weight", "BF16", [SIDE]),
+               (layer + "block_sparse_moe.gate.weight", "BF16", [EXPERTS, SIDE])]
+    tensors += [(f"{name}.{part}", dtype, shape) for name in names for part, dtype, shape in parts]
+    return folder(config, tensors)
+
+
+def checkpoint_folders():
+    n = k = SIDE
+    write("checkpoint_folder", "plain", mixtral(None, [("weight", "BF16", [n, k])]))
+    write("checkpoint_folder", "awq", mixtral(
+        {"bits": 4, "group_size": 8, "quant_method": "awq", "version": "gemm", "zero_point": True},
+        [("qweight", "I32", [k, n // 8]), ("qzeros", "I32", [k // 8, n // 8]), ("scales", "F16", [k // 8, n])]))
+    write("checkpoint_folder", "gptq", mixtral(
+        {"bits": 4, "group_size": 8, "quant_method": "gptq", "desc_act": True, "sym": True},
+        [("qweight", "I32", [k // 8, n]), ("qzeros", "I32", [k // 8, n // 8]), ("scales", "F16", [k // 8, n]),
+         ("g_idx", "I32", [k])]))
+    write("checkpoint_folder", "fp8", mixtral(
+        {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]},
+        [("weight", "F8_E4M3", [n, k]), ("weight_scale_inv", "F32", [1, 1])]))
+
+    def compressed(weights, activations):
+        group = {"targets": ["Linear"], "weights": {"dynamic": False, **weights}, "input_activations": activations}
+        return {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0": group}}
+
+    write("checkpoint_folder", "int4", mixtral(
+        compressed({"num_bits": 4, "type": "int", "strategy": "group", "group_size": 8, "symmetric": False}, None),
+        [("weight_packed", "I32", [n, k // 8]), ("weight_scale", "BF16", [n, k // 8]), ("weight_shape", "I64", [2]),
+         ("weight_zero_point", "I32", [n // 8, k // 8])]))
+    write("checkpoint_folder", "int8", mixtral(
+        compressed({"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True},
+                   {"dynamic": True, "num_bits": 8, "strategy": "token", "symmetric": True, "type": "int"}),
+        [("weight", "I8", [n, k]), ("weight_scale", "BF16", [n, 1])]))
+
+    n = k = 32  # a block
+    config = {"architectures": ["GptOssForCausalLM"], "hidden_size": k, "intermediate_size": n, "vocab_size": VOCAB,
+              "max_position_embeddings": 64, "num_attention_heads": HEADS, "num_hidden_layers": 1, "sliding_window": 8,
+              "num_experts_per_tok": 1, "num_local_experts": EXPERTS, "head_dim": 4, "num_key_value_heads": 1,
+              "quantization_config": {"quant_method": "mxfp4"}}
+    layer = "model.layers.0."
+    tensors = [("model.embed_tokens.weight", "BF16", [VOCAB, k]), ("lm_head.weight", "BF16", [VOCAB, k]),
+               ("model.norm.weight", "F32", [k]), (layer + "input_layernorm.weight", "F16", [k]),
+               (layer + "post_attention_layernorm.weight", "BF16", [k]),
+               (layer + "self_attn.sinks", "BF16", [HEADS]), (layer + "mlp.router.weight", "BF16", [EXPERTS, k]),
+               (layer + "mlp.router.bias", "BF16", [EXPERTS])]
+    for name in "qkvo":
+        rows, columns = {"q": (8, k), "k": (4, k), "v": (4, k), "o": (n, 8)}[name]
+        tensors += [(layer + f"self_attn.{name}_proj.weight", "BF16", [rows, columns]),
+                    (layer + f"self_attn.{name}_proj.bias", "BF16", [rows])]
+    for name, outputs in (("gate_up_proj", 2 * n), ("down_proj", n)):
+        tensors += [(layer + f"mlp.experts.{name}_blocks", "U8", [EXPERTS, outputs, 1, 16]),
+                    (layer + f"mlp.experts.{name}_scales", "U8", [EXPERTS, outputs, 1]),
+                    (layer + f"mlp.experts.{name}_bias", "BF16", [EXPERTS, outputs])]
+    write("checkpoint_folder", "mxfp4", folder(config, tensors))
+
+
+def gguf_models():
+    """Models of one layer with a vocabulary of each kind."""
+    u32, f32 = (lambda v: (4, struct.pack("<I", v))), (lambda v: (6, struct.pack("<f", v)))
+    text = lambda v: (8, gguf_string(v))  # noqa: E731
+    texts = lambda v: (9, struct.pack("<IQ", 8, len(v)) + b"".join(map(gguf_string, v)))  # noqa: E731
+    ints = lambda v: (9, struct.pack(f"<IQ{len(v)}i", 5, len(v), *v))  # noqa: E731
+    floats = lambda v: (9, struct.pack(f"<IQ{len(v)}f", 6, len(v), *v))  # noqa: E731
+    bits = {0: (1, 4), 1: (1, 2), 8: (32, 34), 2: (32, 18), 39: (32, 17)}  # F32, F16, Q8_0, Q4_0, MXFP4
+
+    def model(architecture, side, extra, kind, feed_forward, vocabulary):
+        tensors = [("token_embd.weight", [side, VOCAB], False)]
+        tensors += [(name, [side], True) for name in ("output_norm.weight", "blk.0.attn_norm.weight", "blk.0.ffn_norm.weight")]
+        tensors += [(f"blk.0.attn_{name}.weight", [side, side], False) for name in ("q", "k", "v", "output")]
+        tensors += [(name, [side if one is None else one for one in dims], plain) for name, dims, plain in feed_forward]
+        meta = {"general.architecture": text(architecture)}
+        meta |= {f"{architecture}.{key}": value for key, value in {
+            "context_length": u32(64), "embedding_length": u32(side), "block_count": u32(1),
+            "feed_forward_length": u32(side),
+            "attention.head_count": u32(HEADS), "attention.head_count_kv": u32(HEADS),
+            "attention.layer_norm_rms_epsilon": f32(1e-5), "rope.freq_base": f32(1e4), **extra}.items()}
+        meta |= {f"tokenizer.ggml.{key}": value for key, value in vocabulary.items()}
+        meta["tokenizer.chat_template"] = text("{% for m in messages %}{{ m.content }}{% endfor %}")
+        places, end = [], 0
+        for name, dims, plain in tensors:
+            block, size = bits[0 if plain else kind]
+            places.append((name, dims, 0 if plain else kind, end))
+            end += -(-math.prod(dims) // block * size // 32) * 32
+        return gguf([(key, *value) for key, value in meta.items()], places, end, 32)
+
+    dense = [(f"blk.0.ffn_{name}.weight", [None, None], False) for name in ("gate", "up", "down")]
+    sparse = [("blk.0.ffn_gate_inp.weight", [None, EXPERTS], True)]
+    sparse += [(f"blk.0.ffn_{name}_exps.weight", [None, None, EXPERTS], False) for name in ("gate", "up", "down")]
+    like_llama = {"model": text("llama"), "tokens": texts(["<unk>", "<s>", "</s>", "<0x61>", "▁", "a", "b", "ab"]),
+                  "scores": floats([0, 0, 0, 0, -1, -2, -3, -4]), "token_type": ints([2, 3, 3, 6, 1, 1, 1, 1]),
+                  "bos_token_id": u32(1), "eos_token_id": u32(2), "add_bos_token": (7, b"\1")}
+    like_gpt2 = {"model": text("gpt2"), "pre": text("qwen2"),
+                 "tokens": texts(["a", "b", "c", "Ġ", "ab", "1", "2", "<eos>"]),
+                 "merges": texts(["a b"]), "token_type": ints([1, 1, 1, 1, 1, 1, 1, 3]), "eos_token_id": u32(7)}
+    moe = {"expert_count": u32(EXPERTS), "expert_used_count": u32(1)}
+    write("gguf_model", "llama", model("llama", 8, {}, 1, dense, like_llama))
+    write("gguf_model", "mixtral", model("llama", 32, moe, 2, sparse, like_llama))
+    norms = [(f"blk.0.attn_{name}_norm.weight", [16], True) for name in "qk"]
+    write("gguf_model", "qwen3moe", model("qwen3moe", 32, {**moe, "expert_feed_forward_length": u32(32)}, 39,
+                                          norms + sparse, like_gpt2))
 
 
 # -------------------------------------------------------------------------------------------------------- tokenizers
@@ -154,6 +282,16 @@ def tokenizer_model():
     write("tokenizer_model", "no_prefix", model(pieces, b"\x18\x00\x20\x00"))
 
 
+def tiktoken():
+    lines = "".join(f"{base64.b64encode(token.encode()).decode()} {256 + i}\n"
+                    for i, token in enumerate(["ab", " a", "世", "世界", "abab", "  "]))
+    config = {"tokenizer_class": "TikTokenTokenizer", "bos_token": "[BOS]", "eos_token": "[EOS]",
+              "added_tokens_decoder": {"262": {"content": "[BOS]", "special": True}, "263": {"content": "[EOS]", "special": True},
+                                       "270": {"content": "<s>", "special": False, "lstrip": True}}}
+    write("tiktoken", "plain", compact(config) + "\0" + lines)
+    write("tiktoken", "crlf", compact({"tokenizer_class": "TikTokenTokenizer"}) + "\0" + lines.replace("\n", "\r\n"))
+
+
 def tokenizer_text():
     write("tokenizer_text", "words", "abc the 世界 <eos> é\n")
     write("tokenizer_text", "broken", b"ab\xe4\xb8 \xff\xc0\x80")
@@ -224,5 +362,6 @@ def requests():
 
 
 if __name__ == "__main__":
-    for make in (checkpoints, tokenizer_json, tokenizer_model, tokenizer_text, chat_templates, plans, requests):
+    for make in (checkpoints, checkpoint_folders, gguf_models, tokenizer_json, tokenizer_model, tiktoken, tokenizer_text,
+                 chat_templates, plans, requests):
         make()

@@ -5,30 +5,15 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "tests/fuzz/allocation_watch.h"
 #include "tests/fuzz/targets.h"
 
 namespace moed::fuzz {
 namespace {
-
-struct Target {
-  const char* name;
-  void (*run)(std::string_view input);
-};
-
-constexpr Target kTargets[] = {
-    {"safetensors_header", SafetensorsHeader},
-    {"gguf_header", GgufHeader},
-    {"model_config", ModelConfig},
-    {"tokenizer_json", TokenizerJson},
-    {"tokenizer_model", TokenizerModel},
-    {"tokenizer_text", TokenizerText},
-    {"chat_template", ChatTemplate},
-    {"step_plan", StepPlan},
-    {"request", Request},
-};
 
 std::vector<std::filesystem::path> Seeds(const Target& target) {
   std::vector<std::filesystem::path> seeds;
@@ -49,14 +34,25 @@ TEST_P(SeedsTest, NoneDoesHarm) {
     SCOPED_TRACE(seed);
     std::ifstream file(seed, std::ios::binary);
     const std::string bytes{std::istreambuf_iterator<char>(file), {}};
-    GetParam().run(bytes);
+    Run(GetParam(), bytes);
     // Cut short anywhere.
-    for (size_t cut = 0; cut < bytes.size(); cut += 1 + bytes.size() / 16) GetParam().run(bytes.substr(0, cut));
+    for (size_t cut = 0; cut < bytes.size(); cut += 1 + bytes.size() / 16) Run(GetParam(), bytes.substr(0, cut));
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Targets, SeedsTest, testing::ValuesIn(kTargets),
+INSTANTIATE_TEST_SUITE_P(Targets, SeedsTest, testing::ValuesIn(Targets().begin(), Targets().end()),
                          [](const auto& tested) { return std::string(tested.param.name); });
+
+TEST(AllocationWatchTest, CountsTheMostThatIsInUse) {
+  const AllocationWatch watch;
+  EXPECT_EQ(watch.peak(), 0u);
+  std::make_unique<char[]>(5000);
+  const auto kept = std::make_unique<char[]>(3000);
+  EXPECT_GE(watch.peak(), 5000u);
+  EXPECT_LT(watch.peak(), 6000u);
+  std::make_unique<char[]>(4000);
+  EXPECT_GE(watch.peak(), 7000u);
+}
 
 }  // namespace
 }  // namespace moed::fuzz

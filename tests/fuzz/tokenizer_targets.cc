@@ -1,3 +1,5 @@
+#include <absl/strings/escaping.h>
+
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -60,6 +62,27 @@ void TokenizerModel(std::string_view input) {
   if (!tokenizer.ok()) return CheckRefusal(tokenizer.status());
   EncodeAndDecode(**tokenizer, " Héllo  ab▁<s>世界\n");
   EncodeAndDecode(**tokenizer, input.substr(0, 64));
+}
+
+void Tiktoken(std::string_view input) {
+  static const std::string bytes = [] {
+    std::string lines;
+    for (int byte = 0; byte < 256; ++byte) {
+      const char c = static_cast<char>(byte);
+      lines += absl::Base64Escape(absl::string_view(&c, 1)) + " " + std::to_string(byte) + "\n";
+    }
+    return lines;
+  }();
+  const auto [config, lines] = SplitInput(input);
+  for (const std::string& file : {bytes + std::string(lines), std::string(lines)}) {
+    const auto tokenizer = Tokenizer::FromTiktoken(file, config);
+    if (tokenizer.ok()) {
+      EncodeAndDecode(**tokenizer, " Héllo  ab<s>世界\n");
+      EncodeAndDecode(**tokenizer, lines.substr(0, 64));
+    } else {
+      CheckRefusal(tokenizer.status());
+    }
+  }
 }
 
 void TokenizerText(std::string_view input) {
