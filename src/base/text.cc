@@ -3,8 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 #include <vector>
+
+#include "base/utf8.h"
 
 namespace moed {
 namespace {
@@ -24,7 +27,56 @@ size_t EditDistance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
+// Characters that a reader of a message would not see, or would see what follows them in another order.
+bool IsUnseen(char32_t c) {
+  return c < 0x20 || (c >= 0x7F && c < 0xA0) || c == 0xAD || (c >= 0x200B && c <= 0x200F) ||
+         (c >= 0x2028 && c <= 0x202E) || (c >= 0x2060 && c <= 0x206F) || c == 0xFEFF || (c >= 0xFFF9 && c <= 0xFFFB) ||
+         (c >= 0xE0000 && c <= 0xE0FFF);
+}
+
+// Of the first `max_bytes`, without a part of a character at the cut.
+void AppendEscaped(std::string_view text, size_t max_bytes, bool escapes_quotes, std::string* out) {
+  const bool is_cut = text.size() > max_bytes;
+  text = text.substr(0, max_bytes);
+  while (!text.empty()) {
+    const Utf8Step step = NextUtf8(text);
+    if (is_cut && step.kind == Utf8Step::kIncomplete) return;
+    const std::string_view bytes = text.substr(0, step.length);
+    text.remove_prefix(step.length);
+    const char32_t c = step.codepoint;
+    if (step.kind != Utf8Step::kCharacter) {
+      for (const char byte : bytes) fmt::format_to(std::back_inserter(*out), "\\x{:02x}", static_cast<uint8_t>(byte));
+    } else if (c == '\n' || c == '\r' || c == '\t') {
+      *out += c == '\n' ? "\\n" : c == '\r' ? "\\r" : "\\t";
+    } else if (escapes_quotes && (c == '"' || c == '\\')) {
+      *out += '\\';
+      *out += bytes;
+    } else if (IsUnseen(c) && c < 0x80) {
+      fmt::format_to(std::back_inserter(*out), "\\x{:02x}", static_cast<uint32_t>(c));
+    } else if (IsUnseen(c)) {
+      fmt::format_to(std::back_inserter(*out), "\\u{{{:x}}}", static_cast<uint32_t>(c));
+    } else {
+      *out += bytes;
+    }
+  }
+}
+
 }  // namespace
+
+std::string Quoted(std::string_view text, size_t max_bytes) {
+  std::string quoted = "\"";
+  AppendEscaped(text, max_bytes, /*escapes_quotes=*/true, &quoted);
+  quoted += '"';
+  if (text.size() > max_bytes) fmt::format_to(std::back_inserter(quoted), "… ({} bytes)", text.size());
+  return quoted;
+}
+
+std::string Escaped(std::string_view text, size_t max_bytes) {
+  std::string escaped;
+  AppendEscaped(text, max_bytes, /*escapes_quotes=*/false, &escaped);
+  if (text.size() > max_bytes) escaped += "…";
+  return escaped;
+}
 
 std::string_view NearestWord(std::string_view word, std::span<const std::string_view> known) {
   std::string_view best;

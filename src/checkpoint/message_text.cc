@@ -6,24 +6,16 @@
 #include <filesystem>
 #include <iterator>
 
-namespace moed {
-namespace {
-constexpr size_t kMaxLength = 200;
-}  // namespace
+#include "base/text.h"
 
-std::string Quoted(std::string_view text) {
-  if (text.size() <= kMaxLength) return fmt::format("{:?}", text);
-  return fmt::format("{:?}… ({} bytes)", text.substr(0, kMaxLength), text.size());
-}
+namespace moed {
 
 std::string JsonErrorText(std::string_view what) {
   // "[json.exception.parse_error.101] parse error at line 1, column 2: …"
   if (const size_t tag = what.find("] "); what.starts_with('[') && tag != std::string_view::npos) {
     what.remove_prefix(tag + 2);
   }
-  if (what.size() <= kMaxLength) return std::string(what);
-  const std::string quoted = fmt::format("{:?}", what.substr(0, kMaxLength));
-  return quoted.substr(1, quoted.size() - 2) + "…";
+  return Escaped(what);
 }
 
 std::string OtherWeights(const std::string& folder) {

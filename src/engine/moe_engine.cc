@@ -3,11 +3,12 @@
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
-#include <fstream>
 #include <limits>
+#include <optional>
 #include <string>
 #include <utility>
 
+#include "base/available_memory.h"
 #include "base/logging.h"
 #include "base/text.h"
 #include "model/family.h"
@@ -18,18 +19,6 @@
 
 namespace moed {
 namespace {
-
-// MemAvailable of /proc/meminfo: what can be had without swapping. 0 when it cannot be read.
-uint64_t AvailableMemory() {
-  std::ifstream file("/proc/meminfo");
-  std::string key;
-  uint64_t kilobytes = 0;
-  while (file >> key >> kilobytes) {
-    if (key == "MemAvailable:") return kilobytes * 1024;
-    file.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
-  }
-  return 0;
-}
 
 std::string ModelName(const MoeEngineOptions& options) {
   if (!options.served_model_name.empty()) return options.served_model_name;
@@ -243,12 +232,18 @@ absl::Status MoeEngine::ReserveGraphs(const MoeEngineOptions& options) {
 }
 
 absl::StatusOr<int64_t> MoeEngine::NumKvBlocks(const MoeEngineOptions& options, uint64_t block_bytes) const {
+  const bool on_host = ctx_.device.type == DeviceType::kCpu;
+  const std::optional<uint64_t> available = on_host ? AvailableMemory() : std::nullopt;
   if (options.kv_cache_bytes > 0) {
+    if (available && options.kv_cache_bytes > *available) {
+      return ResourceExhausted("kv_cache_memory is {}; {} of memory are available beside the weights",
+                               HumanBytes(options.kv_cache_bytes), HumanBytes(*available));
+    }
     if (options.kv_cache_bytes >= block_bytes) return static_cast<int64_t>(options.kv_cache_bytes / block_bytes);
     return InvalidArgument("kv_cache_memory is {}; one block of {} positions takes {}",
                            HumanBytes(options.kv_cache_bytes), options.block_size, HumanBytes(block_bytes));
   }
-  if (ctx_.device.type == DeviceType::kCuda) {
+  if (!on_host) {
     MOED_ASSIGN_OR_RETURN(const CudaMemory memory, CudaMemoryOf(ctx_.device));
     const double may_use = options.gpu_memory_utilization * static_cast<double>(memory.total_bytes);
     const double left = may_use - static_cast<double>(memory.total_bytes - memory.free_bytes + memory_plan_.graphs);
@@ -262,8 +257,7 @@ absl::StatusOr<int64_t> MoeEngine::NumKvBlocks(const MoeEngineOptions& options, 
   }
   const int64_t blocks_per_context = (info_.max_context + options.block_size - 1) / options.block_size;
   const int64_t blocks = blocks_per_context * options.max_num_seqs;
-  const uint64_t available = AvailableMemory();
-  return available == 0 ? blocks : std::clamp<int64_t>(static_cast<int64_t>(available / 4 / block_bytes), 1, blocks);
+  return available ? std::clamp<int64_t>(static_cast<int64_t>(*available / 4 / block_bytes), 1, blocks) : blocks;
 }
 
 absl::Status MoeEngine::CreateCache(const MoeEngineOptions& options) {

@@ -3,6 +3,7 @@
 #include <absl/time/clock.h>
 #include <curl/curl.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
@@ -20,6 +21,8 @@ constexpr long kSilentSeconds = 30;
 constexpr int kDownloadAttempts = 5;
 constexpr int kTextAttempts = 2;
 constexpr absl::Duration kFirstPause = absl::Milliseconds(200);
+// A server that wants to be left alone for longer is not waited for so long.
+constexpr absl::Duration kLongestPause = absl::Seconds(60);
 
 using CurlHandle = std::unique_ptr<CURL, decltype(&curl_easy_cleanup)>;
 using CurlHeaders = std::unique_ptr<curl_slist, decltype(&curl_slist_free_all)>;
@@ -69,6 +72,13 @@ class Request {
     return absl::UnavailableError(fmt::format("{}: {}", url_, curl_easy_strerror(result)));
   }
 
+  // How long the server asks to be left alone (RFC 9110, section 10.2.3); zero where it does not.
+  absl::Duration retry_after() const {
+    curl_off_t seconds = 0;
+    curl_easy_getinfo(handle_.get(), CURLINFO_RETRY_AFTER, &seconds);
+    return absl::Seconds(seconds);
+  }
+
   long response_code() const {
     long code = 0;
     curl_easy_getinfo(handle_.get(), CURLINFO_RESPONSE_CODE, &code);
@@ -98,7 +108,7 @@ class Request {
     if (code == 403) return absl::PermissionDeniedError(message + "; the token has no access to it");
     if (code == 404) return absl::NotFoundError(message);
     if (code == 416) return absl::OutOfRangeError(message);
-    if (code == 429) return absl::ResourceExhaustedError(message);
+    if (code == 429) return absl::UnavailableError(message + ": too many requests");
     if (code >= 500) return absl::UnavailableError(message);
     return absl::FailedPreconditionError(message);
   }
@@ -115,20 +125,22 @@ void InitCurl() {
   MOED_CHECK(initialised == CURLE_OK, "libcurl: {}", curl_easy_strerror(initialised));
 }
 
-// Calls attempt() until it gives something else than UNAVAILABLE, with growing pauses.
+// Calls attempt(&wait) until it gives something else than UNAVAILABLE, with growing pauses, of `wait` at least.
 template <typename Attempt>
 absl::Status Retry(int attempts, const Attempt& attempt) {
   absl::Duration pause = kFirstPause;
   for (int i = 1;; ++i, pause *= 2) {
-    const absl::Status status = attempt();
+    absl::Duration wait;
+    const absl::Status status = attempt(&wait);
     if (!absl::IsUnavailable(status) || i == attempts) return status;
-    MOED_LOG_WARNING("{}; trying again in {}", Message(status), absl::FormatDuration(pause));
-    absl::SleepFor(pause);
+    wait = std::min(std::max(wait, pause), kLongestPause);
+    MOED_LOG_WARNING("{}; trying again in {}", Message(status), absl::FormatDuration(wait));
+    absl::SleepFor(wait);
   }
 }
 
 absl::Status DownloadOnce(const std::string& url, const std::string& token, const std::string& path, uint64_t size,
-                          const HttpClient::Progress& progress) {
+                          const HttpClient::Progress& progress, absl::Duration* retry_after) {
   std::error_code ignored;
   uint64_t have = std::filesystem::exists(path, ignored) ? std::filesystem::file_size(path, ignored) : 0;
   if (have == size && size > 0) return absl::OkStatus();
@@ -147,6 +159,7 @@ absl::Status DownloadOnce(const std::string& url, const std::string& token, cons
   });
   if (have > 0) request.ResumeFrom(have);
   const absl::Status status = request.Run();
+  *retry_after = request.retry_after();
   disk_full = std::fflush(file.get()) != 0 || disk_full;
   if (disk_full) return ResourceExhausted("{}: cannot write; is the disk full?", path);
   if (absl::IsOutOfRange(status)) {  // what is there cannot be gone on with
@@ -163,15 +176,16 @@ absl::Status DownloadOnce(const std::string& url, const std::string& token, cons
 absl::StatusOr<std::string> HttpClient::GetText(const std::string& url, size_t max_bytes) const {
   InitCurl();
   std::string body;
-  MOED_RETURN_IF_ERROR(Retry(kTextAttempts, [&] {
+  MOED_RETURN_IF_ERROR(Retry(kTextAttempts, [&](absl::Duration* retry_after) {
     body.clear();
-    return Request(url, token_,
-                   [&](std::string_view piece) {
-                     if (piece.size() > max_bytes - body.size()) return false;
-                     body += piece;
-                     return true;
-                   })
-        .Run();
+    Request request(url, token_, [&](std::string_view piece) {
+      if (piece.size() > max_bytes - body.size()) return false;
+      body += piece;
+      return true;
+    });
+    absl::Status status = request.Run();
+    *retry_after = request.retry_after();
+    return status;
   }));
   return body;
 }
@@ -179,7 +193,9 @@ absl::StatusOr<std::string> HttpClient::GetText(const std::string& url, size_t m
 absl::Status HttpClient::Download(const std::string& url, const std::string& path, uint64_t size,
                                   const Progress& progress) const {
   InitCurl();
-  return Retry(kDownloadAttempts, [&] { return DownloadOnce(url, token_, path, size, progress); });
+  return Retry(kDownloadAttempts, [&](absl::Duration* retry_after) {
+    return DownloadOnce(url, token_, path, size, progress, retry_after);
+  });
 }
 
 }  // namespace moed

@@ -18,7 +18,8 @@ class HttpClient {
   explicit HttpClient(std::string token) : token_(std::move(token)) {}
 
   // The body of a response of at most max_bytes. NOT_FOUND for 404; UNAUTHENTICATED for 401 and PERMISSION_DENIED for
-  // 403; UNAVAILABLE when the server cannot be reached or answers 5xx; RESOURCE_EXHAUSTED for a longer body or 429.
+  // 403; UNAVAILABLE when the server cannot be reached, or answers 5xx or 429 again after the pause that it asks for (a
+  // minute at most); RESOURCE_EXHAUSTED for a longer body.
   absl::StatusOr<std::string> GetText(const std::string& url, size_t max_bytes) const;
 
   // Told of the bytes that are there so far.

@@ -87,7 +87,7 @@ bool IsHash(const std::string& text, size_t digits) {
 absl::StatusOr<RemoteFile> ParseFile(const nlohmann::json& entry) {
   RemoteFile file;
   file.name = entry.value("rfilename", "");
-  if (!IsSafeFileName(file.name)) return DataLoss("it names a file {:?}", file.name.substr(0, 200));
+  if (!IsSafeFileName(file.name)) return DataLoss("it names a file {}", Quoted(file.name));
   file.size = entry.value("size", uint64_t{0});
   file.hash = entry.value("blobId", "");
   if (const auto lfs = entry.find("lfs"); lfs != entry.end() && lfs->is_object()) {
@@ -96,7 +96,7 @@ absl::StatusOr<RemoteFile> ParseFile(const nlohmann::json& entry) {
     file.kind = ContentHash::kSha256;
   }
   if (!IsHash(file.hash, file.kind == ContentHash::kSha256 ? 64 : 40))
-    return DataLoss("it gives {:?} no hash", file.name);
+    return DataLoss("it gives {} no hash", Quoted(file.name));
   return file;
 }
 
@@ -170,12 +170,12 @@ absl::StatusOr<std::vector<std::string>> ChooseGguf(const ModelName& name, const
   }
   if (!name.file.empty()) {
     if (std::find(all.begin(), all.end(), name.file) == all.end()) {
-      return NotFound("{} has no file {:?}; it has {}", name.repository, name.file, list);
+      return NotFound("{} has no file {}; it has {}", name.repository, Quoted(name.file), list);
     }
     stems = {GgufStem(name.file)};
   }
   if (stems.empty() && !name.variant.empty()) {
-    return NotFound("{} has no GGUF model that ends in {:?}; it has {}", name.repository, name.variant, list);
+    return NotFound("{} has no GGUF model that ends in {}; it has {}", name.repository, Quoted(name.variant), list);
   }
   if (stems.empty()) {
     return InvalidArgument("{} holds no weights that can be read: neither model*.safetensors nor a .gguf file",
@@ -257,6 +257,7 @@ class Fetcher {
     MOED_ASSIGN_OR_RETURN(const std::vector<RemoteFile> files, ChooseFiles(name_, *listing));
     MOED_RETURN_IF_ERROR(cache_.Prepare(listing->commit));
     for (const RemoteFile& file : files) total_ += file.size;
+    MOED_RETURN_IF_ERROR(CheckDisk(files));
     for (const RemoteFile& file : files) {
       MOED_RETURN_IF_ERROR(FetchFile(listing->commit, file));
       MOED_RETURN_IF_ERROR(cache_.Link(listing->commit, file.name, file.hash));
@@ -276,6 +277,22 @@ class Fetcher {
     absl::StatusOr<Listing> listing = ParseListing(text);
     if (!listing.ok()) return Annotate(listing.status(), url);
     return listing;
+  }
+
+  // So that a disk too small is told now, not after an hour.
+  absl::Status CheckDisk(const std::vector<RemoteFile>& files) const {
+    uint64_t missing = 0;
+    std::error_code error;
+    for (const RemoteFile& file : files) {
+      const std::string blob = cache_.blob(file.hash);
+      if (fs::exists(blob, error)) continue;
+      const uint64_t part = fs::exists(blob + ".incomplete", error) ? fs::file_size(blob + ".incomplete", error) : 0;
+      missing += file.size - std::min(file.size, part);
+    }
+    const fs::space_info space = fs::space(options_.cache_folder, error);
+    if (error || missing <= space.available) return absl::OkStatus();
+    return ResourceExhausted("{}: {} are to be downloaded, and {} are free there; HF_HUB_CACHE names another folder",
+                             options_.cache_folder, HumanBytes(missing), HumanBytes(space.available));
   }
 
   absl::Status FetchFile(const std::string& commit, const RemoteFile& file) const {
@@ -347,7 +364,8 @@ bool IsHubName(std::string_view model) { return ParseName(model).has_value(); }
 
 absl::StatusOr<std::string> FetchModel(std::string_view model, const HubOptions& options) {
   std::optional<ModelName> name = ParseName(model);
-  if (!name.has_value()) return InvalidArgument("{:?} is no name of a model on the Hub; it must be ORG/NAME", model);
+  if (!name.has_value())
+    return InvalidArgument("{} is no name of a model on the Hub; it must be ORG/NAME", Quoted(model));
   return Fetcher(*std::move(name), options).Fetch();
 }
 

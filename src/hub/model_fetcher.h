@@ -34,8 +34,8 @@ bool IsHubName(std::string_view model);
 //
 // When the network cannot be reached, what the cache has is taken, with a warning. NOT_FOUND: no such model, revision
 // or file, or offline and not in the cache; UNAUTHENTICATED and PERMISSION_DENIED for gated models; INVALID_ARGUMENT
-// when the repository holds no weights that moed reads, or several GGUF files; DATA_LOSS when a download is not what
-// the Hub said.
+// when the repository holds no weights that moed reads, or several GGUF files; RESOURCE_EXHAUSTED when the
+// disk has too little room; DATA_LOSS when a download is not what the Hub said.
 absl::StatusOr<std::string> FetchModel(std::string_view model, const HubOptions& options);
 
 }  // namespace moed

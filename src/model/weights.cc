@@ -6,10 +6,13 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 
+#include "base/available_memory.h"
 #include "base/logging.h"
+#include "base/text.h"
 #include "model/model_matrices.h"
 #include "model/stored_format.h"
 #include "model/weight_staging.h"
@@ -269,6 +272,15 @@ class TransposedMatrix final : public QuantizedMatrix {
   int64_t first_, step_, rows_;
 };
 
+// What does not fit would end in the kernel killing this process, or others, halfway through the load.
+absl::Status CheckMemory(uint64_t bytes) {
+  const std::optional<uint64_t> available = AvailableMemory();
+  if (!available || bytes <= *available) return absl::OkStatus();
+  return ResourceExhausted(
+      "the weights take {}, and {} of memory are available; with quantization int8 or int4 they take less",
+      HumanBytes(bytes), HumanBytes(*available));
+}
+
 }  // namespace
 
 // Walks the tensors in the order of the file's usual layout. One instance a Load.
@@ -286,6 +298,9 @@ class WeightLoader {
 
   absl::StatusOr<ModelWeights> Load() {
     MOED_RETURN_IF_ERROR(CheckMatrices());
+    if (ctx_.device.type == DeviceType::kCpu) {
+      MOED_RETURN_IF_ERROR(CheckMemory(ModelWeights::PlannedBytes(config_, policy_)));
+    }
     weights_.dtype_ = dtype_;
     weights_.layers_.resize(config_.num_layers());
     MOED_RETURN_IF_ERROR(LoadOuter());

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "base/text.h"
+
 namespace moed {
 
 void ModelRegistry::SetLoading(std::string_view name) {
@@ -28,7 +30,7 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> ModelRegistry::Find(std::stri
     std::string names;
     for (const auto& [known, entry] : models_) names += (names.empty() ? "" : ", ") + known;
     if (name.empty()) return InvalidArgument("model is empty; name one of: {}", names);
-    return NotFound("there is no model \"{}\"; this server has: {}", name, names);
+    return NotFound("there is no model {}; this server has: {}", Quoted(name), names);
   }
   const Entry& entry = found->second;
   switch (entry.state) {

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "base/logging.h"
+#include "base/text.h"
 
 namespace moed {
 namespace {
@@ -15,8 +16,8 @@ double Milliseconds(absl::Time from, absl::Time to) {
 // A message may quote the client, who shall neither fill the log nor write lines of its own into it.
 std::string Failure(const absl::Status& status) {
   constexpr size_t kMaxMessageBytes = 512;
-  return fmt::format("status={} message={:?}", absl::StatusCodeToString(status.code()),
-                     Message(status).substr(0, kMaxMessageBytes));
+  return fmt::format("status={} message={}", absl::StatusCodeToString(status.code()),
+                     Quoted(Message(status), kMaxMessageBytes));
 }
 
 }  // namespace

@@ -4,8 +4,8 @@
 #include <utility>
 
 #include "base/status.h"
+#include "base/utf8.h"
 #include "tokenizer/byte_level.h"
-#include "tokenizer/utf8.h"
 
 namespace moed {
 namespace {

@@ -9,9 +9,9 @@
 
 #include "base/status.h"
 #include "base/text.h"
+#include "base/utf8.h"
 #include "tokenizer/known_patterns.h"
 #include "tokenizer/sentencepiece_model.pb.h"
-#include "tokenizer/utf8.h"
 
 namespace moed {
 namespace {
@@ -81,8 +81,8 @@ absl::StatusOr<const PreTokenizer*> FindPreTokenizer(std::string_view name) {
       known.push_back(alias);
     }
   }
-  return Unimplemented("tokenizer.ggml.pre is {:?}, which is not known; the nearest that is: \"{}\"",
-                       name.substr(0, 64), NearestWord(name, known));
+  return Unimplemented("tokenizer.ggml.pre is {}, which is not known; the nearest that is: \"{}\"", Quoted(name),
+                       NearestWord(name, known));
 }
 
 // ---- What both models need ----
@@ -204,7 +204,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(const GgufVocabulary& v
   MOED_RETURN_IF_ERROR(CheckVocabulary(vocabulary));
   if (vocabulary.model == "gpt2") return MakeBpe(vocabulary);
   if (vocabulary.model == "llama") return MakeSentencePiece(vocabulary);
-  return Unimplemented("tokenizer.ggml.model is {:?}; gpt2 and llama are supported", vocabulary.model.substr(0, 64));
+  return Unimplemented("tokenizer.ggml.model is {}; gpt2 and llama are supported", Quoted(vocabulary.model));
 }
 
 }  // namespace moed

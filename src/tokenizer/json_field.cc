@@ -1,7 +1,7 @@
 #include "tokenizer/json_field.h"
 
 #include "base/status.h"
-#include "tokenizer/utf8.h"
+#include "base/utf8.h"
 
 namespace moed {
 namespace {

@@ -8,9 +8,9 @@
 #include <string_view>
 
 #include "base/status.h"
+#include "base/utf8.h"
 #include "tokenizer/regex.h"
 #include "tokenizer/unicode_additions.h"
-#include "tokenizer/utf8.h"
 
 namespace moed {
 

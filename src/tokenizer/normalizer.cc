@@ -5,9 +5,9 @@
 #include <utility>
 
 #include "base/status.h"
+#include "base/utf8.h"
 #include "tokenizer/matches.h"
 #include "tokenizer/unicode.h"
-#include "tokenizer/utf8.h"
 
 namespace moed {
 namespace {

@@ -6,9 +6,9 @@
 #include <utility>
 
 #include "base/status.h"
+#include "base/utf8.h"
 #include "tokenizer/sentencepiece_model.pb.h"
 #include "tokenizer/tokenizer_parts.h"
-#include "tokenizer/utf8.h"
 
 namespace moed {
 namespace {

@@ -11,10 +11,10 @@
 #include <utility>
 
 #include "base/status.h"
+#include "base/utf8.h"
 #include "tokenizer/byte_level.h"
 #include "tokenizer/known_patterns.h"
 #include "tokenizer/tokenizer_parts.h"
-#include "tokenizer/utf8.h"
 
 namespace moed {
 namespace {

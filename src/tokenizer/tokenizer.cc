@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "base/status.h"
+#include "base/utf8.h"
 #include "tokenizer/tokenizer_parts.h"
-#include "tokenizer/utf8.h"
 
 namespace moed {
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <iterator>
 
-#include "tokenizer/utf8.h"
+#include "base/utf8.h"
 
 namespace moed {
 namespace {

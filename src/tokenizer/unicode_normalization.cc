@@ -9,7 +9,7 @@
 #include <iterator>
 #include <vector>
 
-#include "tokenizer/utf8.h"
+#include "base/utf8.h"
 
 namespace moed {
 namespace {

@@ -2,6 +2,7 @@
 #ifndef MOED_TOKENIZER_WORD_CACHE_H_
 #define MOED_TOKENIZER_WORD_CACHE_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <string_view>
@@ -31,7 +32,7 @@ class WordCache {
     entry.word_bytes = static_cast<uint8_t>(word.size());
     entry.num_tokens = static_cast<uint8_t>(num_tokens);
     std::memcpy(entry.word, word.data(), word.size());
-    std::memcpy(entry.tokens, tokens, num_tokens * sizeof(int32_t));
+    std::copy_n(tokens, num_tokens, entry.tokens);  // of a word that nothing is made of, there are none
   }
 
   static uint64_t Hash(std::string_view word) {

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import unittest
 import urllib.parse
 
@@ -31,6 +32,8 @@ class Hub(http.server.ThreadingHTTPServer):
         self.requests = []  # (path, Range, Authorization)
         self.break_at = {}  # file -> bytes after which its first download breaks off
         self.corrupt = set()
+        self.sizes = {}  # file -> the size that the listing claims
+        self.busy = []  # paths that are answered "too many requests", once for each time they stand here
         self.knows_ranges = True
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
 
@@ -42,8 +45,9 @@ class Hub(http.server.ThreadingHTTPServer):
         for name, content in self.files.items():
             git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
             entry = {"rfilename": name, "size": len(content), "blobId": git}
+            entry["size"] = self.sizes.get(name, len(content))
             if name.endswith((".safetensors", ".gguf")):
-                entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+                entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": entry["size"], "pointerSize": 134}
             siblings.append(entry)
         return json.dumps({"id": "org/name", "sha": COMMIT, "siblings": siblings}).encode()
 
@@ -59,6 +63,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.send_error(404)  # a revision is one part of the path, its slashes encoded
         path = urllib.parse.unquote(path)
         hub.requests.append((path, self.headers.get("Range"), self.headers.get("Authorization")))
+        if path in hub.busy:
+            hub.busy.remove(path)
+            self.send_response(429)
+            self.send_header("Retry-After", "1")
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         if path.startswith("/cdn/"):
             return self.send_content(path.removeprefix("/cdn/"))
         if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
@@ -196,6 +206,27 @@ class HubTest(unittest.TestCase):
             self.assertNotEqual(result.returncode, 0)
             self.assertIn("it is thrown away", result.stderr)
             self.assertFalse((self.cache / "models--org--name/refs/main").exists())
+
+    def test_a_server_with_too_many_requests_is_left_alone_as_it_asks(self):
+        hub = self.serve()
+        hub.busy = ["/api/models/org/name/revision/main", "/cdn/model.safetensors", "/cdn/model.safetensors"]
+        begin = time.monotonic()
+        self.check(self.inspect(hub))
+        self.assertGreaterEqual(time.monotonic() - begin, 3.0)
+        # One that stays busy is like one that cannot be reached: what the cache has is taken.
+        listing = "/api/models/org/name/revision/main"
+        hub.busy = [listing] * 2
+        hub.requests.clear()
+        self.check(self.inspect(hub))
+        self.assertEqual(hub.paths(), [listing] * 2)
+
+    def test_a_disk_that_is_too_small_is_told_first(self):
+        hub = self.serve()
+        hub.sizes["model.safetensors"] = 2**60
+        result = self.inspect(hub)
+        self.assertNotEqual(result.returncode, 0)
+        self.assertIn("1024.0 PiB are to be downloaded, and ", result.stderr)
+        self.assertEqual(hub.paths(), ["/api/models/org/name/revision/main"])
 
     def test_tokens(self):
         hub = self.serve(token="secret")

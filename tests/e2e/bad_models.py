@@ -129,6 +129,11 @@ def claim_a_terabyte(model):
     model.edit_header(edit)
 
 
+def more_weights_than_memory(model):
+    model.set_config(num_hidden_layers=256, num_experts=1024, moe_intermediate_size=65536)
+    return ["--load-format", "dummy"]
+
+
 def overlap(model):
     def edit(header):
         begin, end = header[K_NORM]["data_offsets"]
@@ -219,6 +224,7 @@ START_ROWS = [
              "vocab_size is missing"),
     StartRow("config.json: a billion layers", config(num_hidden_layers=10**9), "num_hidden_layers is 1000000000"),
     StartRow("config.json: vocabulary of 10^18", config(vocab_size=10**18), "vocab_size is 1000000000000000000"),
+    StartRow("config.json: 20 TB of weights", more_weights_than_memory, "the weights take "),
     StartRow("config.json: heads that do not divide", config(num_key_value_heads=4),
              "num_attention_heads is 6; it must be a multiple of num_key_value_heads (4)"),
     StartRow("config.json: more experts a token than there are", config(num_experts_per_tok=9),
@@ -257,6 +263,8 @@ START_ROWS = [
     StartRow("flag: context longer than the model's", flags("--max-model-len", "4096"),
              "max_model_len is 4096; the model was made for at most 2048"),
     StartRow("flag: KV cache of one byte", flags("--kv-cache-memory", "1"), "kv_cache_memory is 1 B; one block"),
+    StartRow("flag: KV cache of a pebibyte", flags("--kv-cache-memory", "1048576GiB"),
+             "of memory are available beside the weights"),
     StartRow("flag: duration without a unit", flags("--drain-timeout", "30"), '--drain-timeout: "30" is not a duration'),
     StartRow("flag: unknown policy", flags("--scheduling-policy", "luck"), 'scheduling_policy is "luck"'),
 ]

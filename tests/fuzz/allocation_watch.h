@@ -10,6 +10,8 @@ namespace moed::fuzz {
 // counts in its builds alone. One at a time.
 class AllocationWatch {
  public:
+  static bool Counts();
+
   AllocationWatch();
 
   // The most bytes in use at any time beyond those at the beginning.

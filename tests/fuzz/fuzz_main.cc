@@ -12,6 +12,6 @@ extern "C" int LLVMFuzzerInitialize(int*, char***) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const moed::fuzz::Target& target = *moed::fuzz::FindTarget(MOED_FUZZ_TARGET);
-  moed::fuzz::Run(target, std::string_view(reinterpret_cast<const char*>(data), size));
+  moed::fuzz::RunTarget(target, std::string_view(reinterpret_cast<const char*>(data), size));
   return 0;
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Writes seeds/: small inputs of each kind from which fuzzing starts. Inputs that fuzzing found are beside them, named
-found-…, and are not touched.
+"""Writes seeds/: small inputs of each kind from which fuzzing starts, and dictionaries/: words that they may be made of.
+Inputs that fuzzing found are beside the seeds, named found-…, and are not touched.
 
 Needs what the examples need (Debian: python3-grpcio, python3-protobuf).
 """
@@ -9,6 +9,7 @@ import base64
 import json
 import math
 import pathlib
+import re
 import struct
 import sys
 
@@ -361,7 +362,38 @@ def requests():
     write("request", "chat", inference_pb2.ChatRequest(conversation=conversation, sampling=bias).SerializeToString())
 
 
+# ------------------------------------------------------------------------------------------------------ dictionaries
+
+# Where the words stand that a target looks for.
+SOURCES_OF_WORDS = {
+    "checkpoint_folder": ("checkpoint/quantization_config.cc", "checkpoint/safetensors_*.cc", "model/compressed_tensors.cc",
+                          "model/family.cc", "model/families/*.cc"),
+    "chat_template": ("tokenizer/chat_template.cc", "tokenizer/jinja/*.cc", "tokenizer/jinja/*.h"),
+    "gguf_model": ("checkpoint/gguf_*.cc", "model/gguf_checkpoint.cc", "tokenizer/gguf_vocabulary.cc"),
+    "model_config": ("checkpoint/quantization_config.cc", "model/compressed_tensors.cc", "model/family.cc",
+                     "model/families/*.cc", "model/rope_reader.cc"),
+    "safetensors_header": ("checkpoint/safetensors_*.cc",),
+    "tokenizer_json": ("tokenizer/tokenizer_*.cc", "tokenizer/added_tokens.cc", "tokenizer/decoder.cc",
+                       "tokenizer/normalizer.cc", "tokenizer/pre_tokenizer.cc", "tokenizer/unigram.cc"),
+}
+PUNCTUATION = {
+    "chat_template": ("{{ ", " }}", "{% ", " %}", "{%- ", " -%}", "{# ", " #}", "|", "~", "//", "**", "[::-1]", "is not "),
+    "gguf_model": tuple(f"{word}." for word in ("general", "llama", "qwen3moe", "tokenizer.ggml")),
+}
+
+
+def dictionaries():
+    (HERE / "dictionaries").mkdir(exist_ok=True)
+    for target, patterns in SOURCES_OF_WORDS.items():
+        words = set(PUNCTUATION.get(target, ()))
+        for path in (path for pattern in patterns for path in (ROOT / "src").glob(pattern)):
+            words |= set(re.findall(r'"([A-Za-z0-9_.]{2,40})"', path.read_text()))
+        text = "".join(f'"{word}"\n' for word in sorted(words) if not word.endswith(".h"))
+        (HERE / "dictionaries" / f"{target}.dict").write_text(text)
+
+
 if __name__ == "__main__":
+    dictionaries()
     for make in (checkpoints, checkpoint_folders, gguf_models, tokenizer_json, tokenizer_model, tiktoken, tokenizer_text,
                  chat_templates, plans, requests):
         make()

@@ -29,7 +29,7 @@ void Sample(const SamplingParams& params) {
 
 // Parameters that are accepted must be parameters that the sampler can work with.
 void CheckSampling(const v1::SamplingParams& message) {
-  const SamplingParams params = ToSamplingParams(message);
+  const SamplingParams params = ToSamplingParams(message, SamplingParams());
   const absl::Status valid = Validate(params, kVocab);
   if (valid.ok()) return Sample(params);
   MOED_CHECK(absl::IsInvalidArgument(valid) && !Message(valid).empty());

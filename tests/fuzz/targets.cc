@@ -50,7 +50,7 @@ const Target* FindTarget(std::string_view name) {
   return nullptr;
 }
 
-void Run(const Target& target, std::string_view input) {
+void RunTarget(const Target& target, std::string_view input) {
   const AllocationWatch watch;
   const double begin = ThreadSeconds();
   target.run(input);

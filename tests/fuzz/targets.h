@@ -47,7 +47,7 @@ std::span<const Target> Targets();
 const Target* FindTarget(std::string_view name);
 
 // Calls the target and checks how much time and memory it took.
-void Run(const Target& target, std::string_view input);
+void RunTarget(const Target& target, std::string_view input);
 
 // The parts before and after the first zero byte.
 inline std::pair<std::string_view, std::string_view> SplitInput(std::string_view input) {

@@ -4,10 +4,10 @@
 
 #include <random>
 
+#include "base/utf8.h"
 #include "tests/support/tiny_tokenizer.h"
 #include "tests/tokenizer/golden_files.h"
 #include "tests/tokenizer/real_tokenizers.h"
-#include "tokenizer/utf8.h"
 
 namespace moed {
 namespace {

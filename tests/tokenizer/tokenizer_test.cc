@@ -8,12 +8,12 @@
 #include <random>
 #include <thread>
 
+#include "base/utf8.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_tokenizer.h"
 #include "tests/tokenizer/golden_files.h"
 #include "tests/tokenizer/real_tokenizers.h"
 #include "tokenizer/unicode_normalization.h"
-#include "tokenizer/utf8.h"
 
 namespace moed {
 namespace {

@@ -6,8 +6,8 @@
 #include <cstdlib>
 #include <iterator>
 
+#include "base/utf8.h"
 #include "tokenizer/jinja/special_casing.h"
-#include "tokenizer/utf8.h"
 
 namespace moed::jinja {
 namespace {

@@ -1,7 +1,7 @@
-// UTF-8 by hand: the tokenizers walk it byte by byte, and must agree to the byte with other implementations on what is
+// UTF-8 by hand: tokenizers walk it byte by byte, and must agree to the byte with other implementations on what is
 // invalid and on how much of it one U+FFFD replaces.
-#ifndef MOED_TOKENIZER_UTF8_H_
-#define MOED_TOKENIZER_UTF8_H_
+#ifndef MOED_BASE_UTF8_H_
+#define MOED_BASE_UTF8_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -65,4 +65,4 @@ void AppendUtf8(char32_t codepoint, std::string* out);
 
 }  // namespace moed
 
-#endif  // MOED_TOKENIZER_UTF8_H_
+#endif  // MOED_BASE_UTF8_H_
