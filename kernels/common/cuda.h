@@ -87,6 +87,7 @@ namespace moed::kernels {
 
 // Whether products of many rows are to run by warpgroups.
 inline bool MayUseWgmma(const ExecContext& ctx) {
+  if (ctx.batch_invariant) return false;
   if (ctx.wgmma.has_value()) return *ctx.wgmma;
   return ctx.stream != nullptr && ctx.stream->has_wgmma();
 }

@@ -1,6 +1,7 @@
 // Few rows are multiplied at the speed at which the weights come from memory, many rows on the tensor cores: by
 // warpgroups where the device has them and there is enough to do for all of it, else by warps. Weights of floats have
-// the first body only, with ordinary multiply-adds, and another one for fewer rows.
+// the first body only, with ordinary multiply-adds, and another one for fewer rows. Where results must not depend on
+// how many rows there are (ExecContext::batch_invariant), all take the first body.
 #include "kernels/gemm/float_product_cuda.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm/skinny_product_cuda.h"
@@ -207,6 +208,7 @@ void LaunchFloat(const ExecContext& ctx, const GemmParameters& p, int heads) {
 }
 
 void RunFloat(const ExecContext& ctx, GemmParameters p, int heads) {
+  if (ctx.batch_invariant) return LaunchSkinny<F32Words, 4>(ctx, p, heads);
   p.x_in_fours = InFours(p.x.data, p.x.row_bytes / 4, p.x.head_bytes / 4);
   if (p.m == 1) return LaunchFloat<1>(ctx, p, heads);
   if (p.m <= kMaxSkinnyRows) return LaunchFloat<8>(ctx, p, heads);
@@ -249,7 +251,7 @@ void Run(const ExecContext& ctx, GemmParameters p, const TensorView& x, WeightFo
     if constexpr (std::is_same_v<Words, F32Words>) {
       RunFloat(ctx, p, heads);
     } else {
-      if (p.m > kMaxSkinnyRows) return LaunchManyRows<Words>(ctx, p, heads);
+      if (p.m > kMaxSkinnyRows && !ctx.batch_invariant) return LaunchManyRows<Words>(ctx, p, heads);
       if (p.m <= kRowsPerTile) return LaunchSkinny<Words, 1>(ctx, p, heads);
       if (p.m <= 2 * kRowsPerTile) return LaunchSkinny<Words, 2>(ctx, p, heads);
       LaunchSkinny<Words, 4>(ctx, p, heads);

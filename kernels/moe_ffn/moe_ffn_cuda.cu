@@ -1,7 +1,8 @@
 // Three launches: hidden = act(gate(x), up(x)) for the pairs by expert, down(hidden) of each pair to a row of its own,
 // and the weighted sum of a token's rows in the order of its choices. Products come in the bodies of gemm: for few rows
 // an expert at the speed at which its weights come from memory, for many on the tensor cores, by warps or by
-// warpgroups.
+// warpgroups. Where results must not depend on how many rows there are (ExecContext::batch_invariant), all take the
+// body for few rows, whatever its tile.
 #include <algorithm>
 
 #include "kernels/gemm/skinny_product_cuda.h"
@@ -404,13 +405,13 @@ __global__ void __launch_bounds__(kCombineThreads) CombineKernel(DownParameters 
 // What a block takes of an expert's rows.
 enum class TileSize : uint8_t { k8, k16, k32, k64, k128 };
 
-TileSize ChooseTileSize(int64_t num_pairs, int64_t num_experts) {
+TileSize ChooseTileSize(const ExecContext& ctx, int64_t num_pairs, int64_t num_experts) {
   // Experts have more than their share as often as less; one alone has all.
   const int64_t active = std::min(num_pairs, num_experts);
   const int64_t rows = active == 1 ? num_pairs : 2 * num_pairs / active;
   if (rows <= 8) return TileSize::k8;
   if (rows <= 16) return TileSize::k16;
-  if (rows <= 32) return TileSize::k32;
+  if (rows <= 32 || ctx.batch_invariant) return TileSize::k32;
   return rows <= 128 ? TileSize::k64 : TileSize::k128;
 }
 
@@ -534,7 +535,7 @@ void MoeFfn(const ExecContext& ctx, const MoeFfnArgs& args) {
   const int64_t num_tokens = args.x.dim(0), num_pairs = num_tokens * args.top_k;
   if (num_tokens == 0) return;
   const Workspace::Scope scope(ctx.workspace);
-  const Grid grid = {num_pairs, args.num_experts, ChooseTileSize(num_pairs, args.num_experts)};
+  const Grid grid = {num_pairs, args.num_experts, ChooseTileSize(ctx, num_pairs, args.num_experts)};
   DownParameters p = {};
   p.routing = {args.sorted_pairs.As<int>(), args.expert_offsets.As<int>(), args.num_experts, args.top_k};
   p.hidden = GateUp(ctx, args, p.routing, grid);

@@ -30,6 +30,8 @@ struct AttentionParameters {
   int64_t out_stride;
   // Positions are cut into num_splits parts of split_positions each, for blocks of their own.
   int split_positions, num_splits;
+  // Whether a kernel for prompts takes sequences of one token too.
+  bool takes_all;
   // [tokens or sequences, num_heads, num_splits, kPartialHeader + v_head_dim]: largest score, sum, nothing, and
   // weighted values. Null: one part.
   float* partials;

@@ -40,13 +40,15 @@ void LaunchKernel(const Step<typename Shape::T>& step, const AttentionParameters
   }
 }
 
-// Sequences with more than one token. How many tiles of rows they have is known on the device only.
+// Sequences with more than one token; where results must not depend on how many there are, all sequences. How many
+// tiles of rows they have is known on the device only.
 template <typename Shape>
 void Prefill(const Step<typename Shape::T>& step) {
   AttentionParameters<typename Shape::T> p = step.p;
   p.num_splits = 1;
   p.split_positions = static_cast<int>(step.max_context);
-  const int64_t sequences = std::min<int64_t>(p.num_sequences, step.num_tokens / 2);
+  p.takes_all = step.ctx.batch_invariant;
+  const int64_t sequences = std::min<int64_t>(p.num_sequences, p.takes_all ? step.num_tokens : step.num_tokens / 2);
   LaunchKernel<Shape>(step, p, step.num_tokens * step.group() / Shape::kRows + sequences);
 }
 
@@ -82,31 +84,32 @@ void Decode(const Step<typename Shape::T>& step) {
   MOED_LAUNCH_DEPENDENT(FlashCombineKernel<typename Shape::T>, grid, kCombineThreads, 0, step.ctx.stream, p);
 }
 
+// Whether there is something for Prefill, or for Decode.
 template <typename T>
-bool HasPrompts(const Step<T>& step) {
-  return step.num_tokens > step.p.num_sequences;
+bool NeedsPrefill(const Step<T>& step) {
+  return step.num_tokens > step.p.num_sequences || step.ctx.batch_invariant;
 }
 template <typename T>
-bool MayHaveDecodes(const Step<T>& step) {
-  return step.p.num_sequences > 1 || step.num_tokens == 1;
+bool MayNeedDecode(const Step<T>& step) {
+  return (step.p.num_sequences > 1 || step.num_tokens == 1) && !step.ctx.batch_invariant;
 }
 
 template <int kHeadDim, typename T>
 void AttendHeads(const Step<T>& step) {
-  if (HasPrompts(step)) {
+  if (NeedsPrefill(step)) {
     if (std::is_same_v<T, BFloat16> && MayUseWgmma(step.ctx)) {
       if constexpr (std::is_same_v<T, BFloat16>) Prefill<WarpgroupShape<kHeadDim>>(step);
     } else {
       Prefill<PrefillShape<T, kHeadDim>>(step);
     }
   }
-  if (MayHaveDecodes(step)) Decode<DecodeShape<T, kHeadDim>>(step);
+  if (MayNeedDecode(step)) Decode<DecodeShape<T, kHeadDim>>(step);
 }
 
 template <typename T>
 void AttendLatents(const Step<T>& step) {
-  if (HasPrompts(step)) Prefill<LatentShape<T, Phase::kPrefill, 2>>(step);
-  if (!MayHaveDecodes(step)) return;
+  if (NeedsPrefill(step)) Prefill<LatentShape<T, Phase::kPrefill, 2>>(step);
+  if (!MayNeedDecode(step)) return;
   if (step.group() <= 16) {
     Decode<LatentShape<T, Phase::kDecode, 1>>(step);
   } else {

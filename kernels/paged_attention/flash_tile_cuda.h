@@ -38,7 +38,8 @@ __device__ __forceinline__ RowTile FindRowTile(const AttentionParameters<T>& p, 
     const int sequence = base + lane;
     const int begin = sequence < p.num_sequences ? p.query_starts[sequence] : 0;
     const int tokens = sequence < p.num_sequences ? p.query_starts[sequence + 1] - begin : 0;
-    const int rows = (tokens == 1) == (kPhase == Phase::kDecode) ? tokens * group : 0;
+    const bool is_ours = p.takes_all || (tokens == 1) == (kPhase == Phase::kDecode);
+    const int rows = is_ours ? tokens * group : 0;
     const int own = CeilDiv(rows, tile_rows);
     int sum = own;  // with the lanes before
 #pragma unroll

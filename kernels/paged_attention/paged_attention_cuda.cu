@@ -1,7 +1,8 @@
 // Two bodies. Pages of bf16 and f16 with heads of common sizes go to the tensor cores (flash_launch_cuda.h). The one
 // in this file takes the rest: a block works on one token and up to kMaxGroup query heads of one KV head, split after
 // split of the positions. Few tokens over long contexts get a block a split, and a second kernel adds the partial
-// results; the arithmetic is the same either way, so that results do not depend on the batch.
+// results; the arithmetic is the same either way, so that results do not depend on the batch. Of the tensor cores' they
+// do, by whether a sequence has one token in the step or more, unless ExecContext::batch_invariant is set.
 #include <algorithm>
 #include <type_traits>
 

@@ -91,6 +91,7 @@ MoeEngine::MoeEngine(const MoeEngineOptions& options)
     : threads_(std::make_unique<ThreadPool>(options.num_threads > 0 ? options.num_threads : NumUsableCpus())) {
   ctx_.threads = threads_.get();
   ctx_.workspace = &workspace_;
+  ctx_.batch_invariant = options.batch_invariant;
   if (options.isa) ctx_.isa = *options.isa;
 }
 

@@ -54,6 +54,10 @@ struct MoeEngineOptions {
   // On a GPU every kernel of a step is launched by itself: no CUDA graphs, which decode steps are recorded as
   // otherwise. Takes less memory and shows which kernel failed. (--enforce-eager)
   bool enforce_eager = false;
+  // On a GPU a request's tokens and log-probabilities are the same to the bit whatever else runs beside it, in chunks
+  // of any size and from the prefix cache, as they always are on the CPU; prompts are slower.
+  // (--batch-invariant)
+  bool batch_invariant = false;
   // Positions of a sequence at most; 0: what the model was trained for. (--max-model-len)
   int32_t max_model_len = 0;
   // Sequences that run at once. (--max-num-seqs)

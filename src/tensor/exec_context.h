@@ -25,6 +25,10 @@ struct ExecContext {
   // CUDA: whether products of many rows run by warpgroups (set it to test either body). Unset: where the stream's
   // device has them, and where that pays.
   std::optional<bool> wgmma;
+  // CUDA: whether a token's results must be the same to the bit whatever else is in the step. Products and attention
+  // then take one body each for all sizes of batches, the one for few rows and the one for many. (The CPU's bodies are
+  // always so.)
+  bool batch_invariant = false;
 };
 
 }  // namespace moed

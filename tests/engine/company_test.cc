@@ -1,5 +1,6 @@
-// Results do not depend on company: on the CPU a request's tokens and log-probabilities are the same to the bit alone,
-// in a batch, in chunks of any size, after preemption, and from a warm prefix cache.
+// Results do not depend on company: on the CPU, and on a GPU where that is asked for, a request's tokens and
+// log-probabilities are the same to the bit alone, in a batch, in chunks of any size, after preemption, and from a warm
+// prefix cache.
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -31,6 +32,15 @@ constexpr char kConfig[] = R"({
   "initializer_range": 0.25, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "eos_token_id": 0
 })";
 
+// Heads of 64, which have tensor cores' bodies on GPUs.
+constexpr char kWideConfig[] = R"({
+  "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "vocab_size": 503, "hidden_size": 64,
+  "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
+  "max_position_embeddings": 512, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64,
+  "norm_topk_prob": true, "tie_word_embeddings": false, "initializer_range": 0.25, "rms_norm_eps": 1e-6,
+  "rope_theta": 10000.0, "eos_token_id": 0
+})";
+
 // Latent attention and DeepSeek-V3's router with groups, correction bias and a shared expert.
 constexpr char kLatentConfig[] = R"({
   "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "vocab_size": 503, "hidden_size": 72,
@@ -59,7 +69,8 @@ std::vector<WeightPolicy::Rule> AllIn(kernels::WeightFormat format) {
   return WeightPolicy::Uniform(DType::kBF16, format).rules;
 }
 
-constexpr int32_t kElements = 3 * 2 * (24 + 24);    // layers, KV heads, K and V
+constexpr int32_t kElements = 3 * 2 * (24 + 24);  // layers, KV heads, K and V
+constexpr int32_t kWideElements = 2 * 2 * (64 + 64);
 constexpr int32_t kLatentElements = 3 * (46 + 10);  // layers, latent and rotary key
 
 class CompanyTest : public testing::TestWithParam<Variant> {
@@ -91,6 +102,7 @@ class CompanyTest : public testing::TestWithParam<Variant> {
   std::unique_ptr<MoeEngine> LoadEngine(int32_t kv_blocks = 400) {
     MoeEngineOptions options;
     options.device = test::DeviceUnderTest();
+    options.batch_invariant = true;
     options.model_dir = dir_.string();
     options.load_format = LoadFormat::kDummy;
     options.dtype = GetParam().dtype;
@@ -190,6 +202,7 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         Variant{"fp32", kConfig, kElements, DType::kF32, DType::kF32, 2},
         Variant{"bf16", kConfig, kElements, DType::kBF16, DType::kBF16, 2},
+        Variant{"bf16_wide_heads", kWideConfig, kWideElements, DType::kBF16, DType::kBF16, 2},
         Variant{"bf16_kv_fp16", kConfig, kElements, DType::kBF16, DType::kF16, 3},
         // Integers, and floats that they are multiplied by: of keys and values, and of the latent.
         Variant{"kv_int8", kConfig, kElements + 3 * 2 * 2 * 4, DType::kBF16, DType::kI8, 2},

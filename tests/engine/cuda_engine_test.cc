@@ -274,6 +274,71 @@ TEST_F(CudaEngineTest, WhereNothingCanBeRecordedKernelsAreLaunched) {
   }
 }
 
+// Heads of 64, which the tensor cores' attention takes.
+constexpr char kSmallModel[] = R"({
+  "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "vocab_size": 203, "hidden_size": 64,
+  "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64,
+  "max_position_embeddings": 128, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 128,
+  "norm_topk_prob": true, "mlp_only_layers": [1], "decoder_sparse_step": 1, "tie_word_embeddings": false,
+  "initializer_range": 0.25, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "eos_token_id": 0
+})";
+
+// A request by itself, or beside three others, with prompts in chunks of at most `chunk` tokens.
+test::Served ServeSubject(Engine& engine, bool in_company, int32_t chunk) {
+  const SchedulerOptions options = {.max_num_seqs = 4, .max_num_batched_tokens = 128, .max_prefill_chunk = chunk};
+  auto scheduler = Scheduler::Create(options, engine.info(), MakeFcfsPolicy());
+  EXPECT_TRUE(scheduler.ok()) << scheduler.status();
+  std::vector<Request> requests;
+  for (const int32_t length : {45, 1, 50, 21}) {
+    Request& request = requests.emplace_back();
+    request.id = requests.size();
+    for (int32_t t = 0; t < length; ++t) request.prompt_ids.push_back((t * t * 7 + length) % 203);
+    request.params.max_tokens = 4;
+    request.params.seed = request.id;
+    request.params.ignore_eos = true;
+    request.params.logprobs = 0;
+    if (!in_company) break;
+  }
+  return test::ServeAll(engine, **scheduler, requests).at(1);
+}
+
+TEST_F(CudaEngineTest, ResultsDoNotDependOnCompanyWhereThatIsAskedFor) {
+  const testing::TempDir dir;
+  dir.Write("config.json", kSmallModel);
+  const auto int8 = WeightPolicy::Uniform(DType::kBF16, kernels::WeightFormat::Int8()).rules;
+  struct Variant {
+    const char* name;
+    DType dtype, kv_dtype;
+    std::vector<WeightPolicy::Rule> rules;
+  };
+  for (const Variant& variant :
+       {Variant{"fp32", DType::kF32, DType::kF32, {}}, Variant{"bf16", DType::kBF16, DType::kBF16, {}},
+        Variant{"int8", DType::kBF16, DType::kI8, int8}}) {
+    SCOPED_TRACE(variant.name);
+    MoeEngineOptions options = Options();
+    options.model_dir = dir.path();
+    options.load_format = LoadFormat::kDummy;
+    options.dtype = variant.dtype;
+    options.kv_cache_dtype = variant.kv_dtype;
+    options.weight_rules = variant.rules;
+    options.max_num_seqs = 4;
+    options.max_num_batched_tokens = 128;
+    options.max_model_len = 0;
+    for (const bool invariant : {true, false}) {
+      options.batch_invariant = invariant;
+      const auto engine = Load(options);
+      ASSERT_NE(engine, nullptr);
+      const test::Served alone = ServeSubject(*engine, /*in_company=*/false, /*chunk=*/0);
+      ASSERT_EQ(alone.logprobs.size(), 4u);
+      bool same = true;
+      for (const bool in_company : {false, true}) {
+        for (const int32_t chunk : {0, 1, 13}) same = same && ServeSubject(*engine, in_company, chunk) == alone;
+      }
+      EXPECT_EQ(same, invariant);
+    }
+  }
+}
+
 // Steps that have a graph: one token and one sampled row a sequence, in arrays of the graph's size.
 TEST(StepGraphsTest, KeysGoBySequencesAndContext) {
   const StepGraphs graphs(/*max_context=*/1000, /*vocab_size=*/100, /*block_size=*/16);
