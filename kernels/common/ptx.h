@@ -104,6 +104,14 @@ __device__ __forceinline__ void MmaS8(int (&d)[4], const unsigned (&a)[4], const
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// Each of a pair of bf16 less its counterpart in `b`.
+__device__ __forceinline__ unsigned SubtractBf16(unsigned a, unsigned b) {
+  constexpr unsigned kMinusOnes = 0xbf80bf80u;
+  unsigned result;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(b), "r"(kMinusOnes), "r"(a));
+  return result;
+}
+
 // 2 to the power of x, to about two units in the last place; subnormal results are zero.
 __device__ __forceinline__ float Exp2(float x) {
   float result;

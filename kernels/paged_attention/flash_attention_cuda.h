@@ -3,8 +3,8 @@
 // come from memory once for all of them.
 //
 // A block takes a tile of a sequence's rows and goes through the positions in tiles that begin at multiples of kTile;
-// keys and values of kStages tiles are under way by cp.async. Queries and weights are rounded to the pages' type,
-// products are summed in float.
+// keys and values of kStages tiles are under way by cp.async. Queries and weights are rounded to the pages' type, or to
+// bf16 where pages hold integers (flash_integers_cuda.h); products are summed in float.
 //
 //   many rows   (prefill) each warp has rows of its own and all positions
 //   few rows    (decode) all warps have the same 16 rows, and each its part of every tile of positions; the grid's last
@@ -12,6 +12,7 @@
 #ifndef KERNELS_PAGED_ATTENTION_FLASH_ATTENTION_CUDA_H_
 #define KERNELS_PAGED_ATTENTION_FLASH_ATTENTION_CUDA_H_
 
+#include "kernels/paged_attention/flash_integers_cuda.h"
 #include "kernels/paged_attention/flash_tile_cuda.h"
 
 namespace moed::kernels::flash {
@@ -20,7 +21,9 @@ namespace moed::kernels::flash {
 template <typename ElementType, int kHeadDimension, int kRowTilesOfWarp, int kRowWarpCount, int kPositionWarpCount,
           int kTilePositions, int kStageCount, int kMinBlockCount>
 struct Shape {
-  using T = ElementType;
+  using T = ElementType;  // of pages
+  static constexpr bool kIsInteger = std::is_same_v<T, int8_t>;
+  using Element = std::conditional_t<kIsInteger, BFloat16, T>;  // of queries and weights
   static constexpr int kHeadDim = kHeadDimension;
   static constexpr int kRowTiles = kRowTilesOfWarp;
   static constexpr int kRowWarps = kRowWarpCount;
@@ -35,17 +38,22 @@ struct Shape {
   static_assert(kHeadDim % 16 == 0 && kWarpPositions % 16 == 0 && (kPositionWarps == 1 || kRowWarps * kRowTiles == 1));
 
   // Rows in shared memory, padded by 16 bytes so that the rows of a matrix lie in different banks.
-  static constexpr int kStride = kHeadDim + 8;  // elements
-  static constexpr int kQueryElements = kRows * kStride;
+  static constexpr int kPadding = 16 / static_cast<int>(sizeof(T));
+  static constexpr int kStride = kHeadDim + kPadding;  // elements of pages
+  static constexpr int kQueryStride = kHeadDim + 8;
+  static constexpr int kQueryElements = kRows * kQueryStride;
   static constexpr int kTileElements = kTile * kStride;
   static constexpr int kTables = kStages + 1;
   // Once all positions are done the stages' memory holds the position warps' partial results.
   static constexpr int kPartialFloats = kPositionWarps > 1 ? kPositionWarps* kRows*(kHeadDim + 2) : 0;
   static_assert(kPartialFloats * sizeof(float) <= size_t{kStages} * 2 * kTileElements * sizeof(T));
 
+  // Of a stage, keys' and values'.
+  static constexpr int kScales = kIsInteger ? 2 * kTile : 0;
+
   static constexpr size_t SharedBytes() {
-    return (size_t{kQueryElements} + size_t{kStages} * 2 * kTileElements) * sizeof(T) +
-           size_t{kTables} * kTile * sizeof(int32_t);
+    return size_t{kQueryElements} * sizeof(Element) + size_t{kStages} * 2 * kTileElements * sizeof(T) +
+           size_t{kTables} * kTile * sizeof(int32_t) + size_t{kStages} * kScales * sizeof(float);
   }
 };
 
@@ -53,12 +61,14 @@ template <typename Shape>
 class Attention {
  public:
   using T = typename Shape::T;
+  using Element = typename Shape::Element;
 
   __device__ __forceinline__ Attention(const AttentionParameters<T>& p, const RowView& rows, char* shared)
       : p_(p), rows_(rows) {
     tables_ = reinterpret_cast<int32_t*>(shared);
-    query_ = reinterpret_cast<T*>(tables_ + Shape::kTables * Shape::kTile);
-    stages_ = query_ + Shape::kQueryElements;
+    scales_ = reinterpret_cast<float*>(tables_ + Shape::kTables * Shape::kTile);
+    query_ = reinterpret_cast<Element*>(scales_ + Shape::kStages * Shape::kScales);
+    stages_ = reinterpret_cast<T*>(query_ + Shape::kQueryElements);
   }
 
   // Goes through the positions [begin, end), which some row sees.
@@ -85,22 +95,29 @@ class Attention {
     if (Thread() < Shape::kTile) tables_[tile % Shape::kTables * Shape::kTile + Thread()] = row;
   }
   __device__ __forceinline__ void CopyTile(int tile);
+  __device__ __forceinline__ void CopyScales(int tile);
   __device__ __forceinline__ T* StageOf(int tile) { return stages_ + tile % Shape::kStages * 2 * Shape::kTileElements; }
-  __device__ __forceinline__ void ComputeScores(const T* keys, WarpScores& scores) const;
+  // [keys' or values', kTile]
+  __device__ __forceinline__ float* ScalesOf(int tile) { return scales_ + tile % Shape::kStages * Shape::kScales; }
+  __device__ __forceinline__ void ComputeScores(const T* keys, const float* scales, WarpScores& scores) const;
+  __device__ __forceinline__ void ScoresOfFloats(const T* keys, WarpScores& scores) const;
+  __device__ __forceinline__ void AddValues(const T* values, const float* scales, WarpScores& weights);
   __device__ __forceinline__ void ShareParts(float* parts) const;
 
   const AttentionParameters<T>& p_;
   RowView rows_;
   int begin_ = 0, end_ = 0;  // of Run
   int32_t* tables_;          // [kTables, kTile]: rows of the pages
-  T* query_;                 // [kRows, kStride]
+  float* scales_;            // [kStages, (keys', values'), kTile]
+  Element* query_;           // [kRows, kQueryStride]
   T* stages_;                // [kStages, (keys, values), kTile, kStride]
   RowSums<Shape::kRowTiles, kValueTiles> sums_;
 };
 
 template <typename Shape>
 __device__ __forceinline__ void Attention<Shape>::CopyTile(int tile) {
-  constexpr int kChunks = Shape::kHeadDim / 8;  // of 16 bytes
+  constexpr int kElements = 16 / static_cast<int>(sizeof(T));  // of a chunk
+  constexpr int kChunks = Shape::kHeadDim / kElements;
   constexpr int kRowsAtOnce = Shape::kThreads / kChunks;
   static_assert(Shape::kThreads % kChunks == 0 && Shape::kTile % kRowsAtOnce == 0);
   const int chunk = Thread() % kChunks;
@@ -110,16 +127,27 @@ __device__ __forceinline__ void Attention<Shape>::CopyTile(int tile) {
   for (int i = 0; i < Shape::kTile / kRowsAtOnce; ++i) {
     const int position = Thread() / kChunks + i * kRowsAtOnce;
     const int64_t row = table[position];
-    T* const to = keys + position * Shape::kStride + chunk * 8;
+    T* const to = keys + position * Shape::kStride + chunk * kElements;
     // Beyond what anybody sees: zeros, since a weight of zero does not hide a NaN.
-    ptx::CpAsync16(to, row < 0 ? nullptr : p_.k_pages + row * Shape::kHeadDim + chunk * 8, row >= 0);
-    ptx::CpAsync16(to + Shape::kTileElements, row < 0 ? nullptr : p_.v_pages + row * p_.v_row_stride + chunk * 8,
-                   row >= 0);
+    ptx::CpAsync16(to, row < 0 ? nullptr : p_.k_pages + row * Shape::kHeadDim + chunk * kElements, row >= 0);
+    ptx::CpAsync16(to + Shape::kTileElements,
+                   row < 0 ? nullptr : p_.v_pages + row * p_.v_row_stride + chunk * kElements, row >= 0);
   }
+  if constexpr (Shape::kIsInteger) CopyScales(tile);
 }
 
 template <typename Shape>
-__device__ __forceinline__ void Attention<Shape>::ComputeScores(const T* keys, WarpScores& scores) const {
+__device__ __forceinline__ void Attention<Shape>::CopyScales(int tile) {
+  if (Thread() >= Shape::kTile) return;
+  const int64_t row = tables_[tile % Shape::kTables * Shape::kTile + Thread()];
+  float* const to = ScalesOf(tile) + Thread();
+  ptx::CpAsync4(to, row < 0 ? nullptr : p_.k_scales + row, row >= 0);
+  ptx::CpAsync4(to + Shape::kTile, row < 0 ? nullptr : p_.v_scales + row, row >= 0);
+}
+
+template <typename Shape>
+__device__ __forceinline__ void Attention<Shape>::ComputeScores(const T* keys, const float* scales,
+                                                                WarpScores& scores) const {
 #pragma unroll
   for (int i = 0; i < Shape::kRowTiles; ++i) {
 #pragma unroll
@@ -128,13 +156,24 @@ __device__ __forceinline__ void Attention<Shape>::ComputeScores(const T* keys, W
       for (int j = 0; j < 4; ++j) scores[i][n][j] = 0.0f;
     }
   }
-  const T* const query = query_ + (FirstRow() + Lane() % 16) * Shape::kStride + Lane() / 16 * 8;
+  if constexpr (Shape::kIsInteger) {
+    ScoresOfIntegers<Shape::kHeadDim, Shape::kQueryStride, Shape::kStride>(query_ + FirstRow() * Shape::kQueryStride,
+                                                                           keys, scores);
+    return ScaleByPosition(scales, scores);
+  } else {
+    ScoresOfFloats(keys, scores);
+  }
+}
+
+template <typename Shape>
+__device__ __forceinline__ void Attention<Shape>::ScoresOfFloats(const T* keys, WarpScores& scores) const {
+  const T* const query = query_ + (FirstRow() + Lane() % 16) * Shape::kQueryStride + Lane() / 16 * 8;
   const T* const key = keys + (Lane() % 8 + Lane() / 16 * 8) * Shape::kStride + Lane() / 8 % 2 * 8;
 #pragma unroll
   for (int d = 0; d < Shape::kHeadDim; d += 16) {
     unsigned q[Shape::kRowTiles][4];
 #pragma unroll
-    for (int i = 0; i < Shape::kRowTiles; ++i) ptx::LdMatrix<4, false>(q[i], query + i * 16 * Shape::kStride + d);
+    for (int i = 0; i < Shape::kRowTiles; ++i) ptx::LdMatrix<4, false>(q[i], query + i * 16 * Shape::kQueryStride + d);
 #pragma unroll
     for (int n = 0; n < kScoreTiles; n += 2) {
       unsigned k[4];
@@ -146,6 +185,16 @@ __device__ __forceinline__ void Attention<Shape>::ComputeScores(const T* keys, W
         Multiply(scores[i][n + 1], q[i], upper, T());
       }
     }
+  }
+}
+
+template <typename Shape>
+__device__ __forceinline__ void Attention<Shape>::AddValues(const T* values, const float* scales, WarpScores& weights) {
+  if constexpr (Shape::kIsInteger) {
+    ScaleByPosition(scales, weights);
+    AddIntegerValues<Shape::kStride>(values, weights, sums_);
+  } else {
+    sums_.template AddValues<T, Shape::kStride>(values, weights);
   }
 }
 
@@ -165,7 +214,7 @@ __device__ __forceinline__ void Attention<Shape>::Run(int begin, int end) {
     if (first_tile + i < end_tile) CopyTile(first_tile + i);
     ptx::CpAsyncCommit();
   }
-  LoadQueries<T, Shape::kRows, Shape::kHeadDim, Shape::kStride, Shape::kThreads>(p_, rows_, query_);
+  LoadQueries<Shape::kRows, Shape::kHeadDim, Shape::kQueryStride, Shape::kThreads>(p_, rows_, query_);
   for (int tile = first_tile; tile < end_tile; ++tile) {
     // Asked for early: the block's number is a long way off.
     const int32_t next_row = LookUp(tile + Shape::kStages);
@@ -174,17 +223,19 @@ __device__ __forceinline__ void Attention<Shape>::Run(int begin, int end) {
     if (tile + Shape::kStages - 1 < end_tile) CopyTile(tile + Shape::kStages - 1);
     ptx::CpAsyncCommit();
     const T* const keys = StageOf(tile) + PositionWarp() * Shape::kWarpPositions * Shape::kStride;
+    const float* const scales = ScalesOf(tile) + PositionWarp() * Shape::kWarpPositions;
     WarpScores scores;
-    ComputeScores(keys, scores);
+    ComputeScores(keys, scales, scores);
     if (tile * Shape::kTile < seen_begin || (tile + 1) * Shape::kTile > seen_end) {
       MaskScores(rows_, FirstRow(), tile * Shape::kTile + PositionWarp() * Shape::kWarpPositions, scores);
     }
     sums_.ToWeights(p_.scale * kLog2E, scores);
-    sums_.template AddValues<T, Shape::kStride>(keys + Shape::kTileElements, scores);
+    AddValues(keys + Shape::kTileElements, scales + Shape::kTile, scores);
     SetTable(tile + Shape::kStages, next_row);
   }
   ptx::CpAsyncWait<0>();
   sums_.SumOverLanes();
+  if constexpr (Shape::kIsInteger) SortIntegerValues(sums_);
 }
 
 // A position warp's part of the rows to parts[warp][row][max, sum, values].
@@ -199,8 +250,8 @@ __device__ __forceinline__ void Attention<Shape>::ShareParts(float* parts) const
     }
 #pragma unroll
     for (int n = 0; n < kValueTiles; ++n) {
-      part[2 + n * 8 + Lane() % 4 * 2] = sums_.values[0][n][half * 2];
-      part[2 + n * 8 + Lane() % 4 * 2 + 1] = sums_.values[0][n][half * 2 + 1];
+      part[2 + DimensionOf<T>(n)] = sums_.values[0][n][half * 2];
+      part[2 + DimensionOf<T>(n) + 1] = sums_.values[0][n][half * 2 + 1];
     }
   }
 }

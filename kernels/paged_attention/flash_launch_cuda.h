@@ -15,7 +15,8 @@ using PrefillShape = Shape<T, kHeadDim, /*kRowTilesOfWarp=*/2, /*kRowWarpCount=*
                            /*kTilePositions=*/32, /*kStageCount=*/3, /*kMinBlockCount=*/2>;
 template <typename T, int kHeadDim>
 using DecodeShape = Shape<T, kHeadDim, /*kRowTilesOfWarp=*/1, /*kRowWarpCount=*/1, /*kPositionWarpCount=*/4,
-                          /*kTilePositions=*/64, /*kStageCount=*/2, /*kMinBlockCount=*/3>;
+                          /*kTilePositions=*/64, /*kStageCount=*/std::is_same_v<T, int8_t> ? 3 : 2,
+                          /*kMinBlockCount=*/3>;
 
 // One step's attention.
 template <typename T>
@@ -117,12 +118,14 @@ void AttendLatents(const Step<T>& step) {
   }
 }
 
-// False, and nothing done, where heads have another size or pages lie otherwise than these bodies need.
+// False, and nothing done, where heads have another size or pages lie otherwise than these bodies need, or a latent is
+// of integers.
 template <typename T>
 bool Attend(const Step<T>& step) {
   const AttentionParameters<T>& p = step.p;
   const auto is_aligned = [](const void* address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; };
-  if (!is_aligned(p.k_pages) || !is_aligned(p.v_pages) || p.v_row_stride % 8 != 0) return false;
+  constexpr int64_t kElements = 16 / sizeof(T);  // what a copy moves
+  if (!is_aligned(p.k_pages) || !is_aligned(p.v_pages) || p.v_row_stride % kElements != 0) return false;
   if (p.num_page_rows > INT32_MAX) return false;  // of the tables in shared memory
   if (p.k_head_dim == 64 && p.v_head_dim == 64) {
     AttendHeads<64>(step);
@@ -133,9 +136,11 @@ bool Attend(const Step<T>& step) {
     return true;
   }
   const bool is_latent = p.v_pages == p.k_pages;
-  if (is_latent && p.k_head_dim == 576 && p.v_head_dim == 512) {
-    AttendLatents(step);
-    return true;
+  if constexpr (!std::is_same_v<T, int8_t>) {
+    if (is_latent && p.k_head_dim == 576 && p.v_head_dim == 512) {
+      AttendLatents(step);
+      return true;
+    }
   }
   return false;
 }

@@ -98,14 +98,21 @@ struct RowView {
   int kv_head, group, window;
 };
 
+// Where dimension `d` of a query lies for pages of integers (flash_integers_cuda.h): of each 16 the first and the last
+// two of every four, so that a lane's pairs of the product are neighbours in a key.
+__device__ __forceinline__ constexpr int PlaceOfQuery(int d) {
+  return d / 16 * 16 + d % 4 / 2 * 8 + d % 16 / 4 * 2 + d % 2;
+}
+
 // Four neighbouring queries, from an address that is a multiple of 16 where `aligned`.
 __device__ __forceinline__ float4 LoadFourQueries(const float* q, bool aligned) {
   return aligned ? *reinterpret_cast<const float4*>(q) : make_float4(q[0], q[1], q[2], q[3]);
 }
 
-// Queries of a tile's rows to shared memory, rounded, rows `stride` elements apart; zeros beyond the last row.
-template <typename T, int kRows, int kDim, int kStride, int kThreads>
-__device__ __forceinline__ void LoadQueries(const AttentionParameters<T>& p, const RowView& rows, T* query) {
+// Queries of a tile's rows to shared memory, rounded, rows `stride` elements apart; zeros beyond the last row. Where
+// pages hold integers, in the order of PlaceOfQuery.
+template <int kRows, int kDim, int kStride, int kThreads, typename T, typename Element>
+__device__ __forceinline__ void LoadQueries(const AttentionParameters<T>& p, const RowView& rows, Element* query) {
   constexpr int kQuads = kDim / 4;
   constexpr int kAtOnce = 6;  // loads under way
   const int end = rows.tile.num_rows * kQuads;
@@ -123,8 +130,15 @@ __device__ __forceinline__ void LoadQueries(const AttentionParameters<T>& p, con
     for (int j = 0; j < kAtOnce; ++j) {
       const int i = first + j * kThreads;
       if (i >= kRows * kQuads) break;
-      *reinterpret_cast<uint2*>(query + i / kQuads * kStride + i % kQuads * 4) =
-          make_uint2(Pack(q[j].x, q[j].y, T()), Pack(q[j].z, q[j].w, T()));
+      Element* const row = query + i / kQuads * kStride;
+      const unsigned first = Pack(q[j].x, q[j].y, Element()), second = Pack(q[j].z, q[j].w, Element());
+      if constexpr (std::is_same_v<T, int8_t>) {
+        const int place = PlaceOfQuery(i % kQuads * 4);
+        *reinterpret_cast<unsigned*>(row + place) = first;
+        *reinterpret_cast<unsigned*>(row + place + 8) = second;
+      } else {
+        *reinterpret_cast<uint2*>(row + i % kQuads * 4) = make_uint2(first, second);
+      }
     }
   }
 }
@@ -204,6 +218,13 @@ __device__ __forceinline__ void MaskScores(const RowView& rows, int first_row, i
       }
     }
   }
+}
+
+// The weights of 16 positions, tiles n and n + 1, rounded, as the first operand of a product.
+template <typename T, int kScoreTiles>
+__device__ __forceinline__ void PackWeights(const float (&weights)[kScoreTiles][4], int n, unsigned (&a)[4]) {
+#pragma unroll
+  for (int j = 0; j < 4; ++j) a[j] = Pack(weights[n + j / 2][j % 2 * 2], weights[n + j / 2][j % 2 * 2 + 1], T());
 }
 
 // The online softmax of a warp's rows, and their weighted values of 8 kValueTiles dimensions. Lane l has rows
@@ -297,12 +318,7 @@ struct RowSums {
     for (int n = 0; n < kScoreTiles; n += 2) {
       unsigned a[kRowTiles][4];
 #pragma unroll
-      for (int i = 0; i < kRowTiles; ++i) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          a[i][j] = Pack(weights[i][n + j / 2][j % 2 * 2], weights[i][n + j / 2][j % 2 * 2 + 1], T());
-        }
-      }
+      for (int i = 0; i < kRowTiles; ++i) PackWeights<T>(weights[i], n, a[i]);
 #pragma unroll
       for (int d = 0; d < kValueTiles; d += 2) {
         unsigned v[4];
@@ -353,6 +369,14 @@ __device__ __forceinline__ void StorePair(const AttentionParameters<T>& p, const
   partial[kPartialHeader + d + 1] = right;
 }
 
+// Which dimension the first of a lane's pair in value tile n is. Of integers a lane has four neighbours in two tiles
+// (SortIntegerValues).
+template <typename T>
+__device__ __forceinline__ int DimensionOf(int n) {
+  const int member = static_cast<int>(threadIdx.x) % 4;
+  return std::is_same_v<T, int8_t> ? n / 2 * 16 + member * 4 + n % 2 * 2 : n * 8 + member * 2;
+}
+
 // All that a warp's rows have in `sums`, from dimension first_dimension on.
 template <typename T, int kRowTiles, int kValueTiles>
 __device__ __forceinline__ void StoreRows(const AttentionParameters<T>& p, const RowView& rows, int first_row,
@@ -367,7 +391,7 @@ __device__ __forceinline__ void StoreRows(const AttentionParameters<T>& p, const
       const RowState state = {sums.max[i][half], sums.sum[i][half]};
 #pragma unroll
       for (int n = 0; n < kValueTiles; ++n) {
-        StorePair(p, rows, row, split, state, first_dimension + n * 8 + lane % 4 * 2, sums.values[i][n][half * 2],
+        StorePair(p, rows, row, split, state, first_dimension + DimensionOf<T>(n), sums.values[i][n][half * 2],
                   sums.values[i][n][half * 2 + 1]);
       }
     }

@@ -1,6 +1,6 @@
-// Two bodies. Pages of bf16 and f16 with heads of common sizes go to the tensor cores (flash_launch_cuda.h). The one
-// in this file takes the rest: a block works on one token and up to kMaxGroup query heads of one KV head, split after
-// split of the positions. Few tokens over long contexts get a block a split, and a second kernel adds the partial
+// Two bodies. Pages of bf16, f16 and integers with heads of common sizes go to the tensor cores (flash_launch_cuda.h).
+// The one in this file takes the rest: a block works on one token and up to kMaxGroup query heads of one KV head, split
+// after split of the positions. Few tokens over long contexts get a block a split, and a second kernel adds the partial
 // results; the arithmetic is the same either way, so that results do not depend on the batch. Of the tensor cores' they
 // do, by whether a sequence has one token in the step or more, unless ExecContext::batch_invariant is set.
 #include <algorithm>
@@ -283,7 +283,7 @@ void Attend(const ExecContext& ctx, const PagedAttentionArgs& args) {
   const int group = p.num_heads / p.num_kv_heads;
   const int64_t max_context = args.max_context > 0 ? args.max_context : args.block_ids.dim(0) * p.block_size;
   const Workspace::Scope scope(ctx.workspace);
-  if constexpr (std::is_same_v<T, BFloat16> || std::is_same_v<T, Half>) {
+  if constexpr (!std::is_same_v<T, float>) {
     if (flash::Attend(flash::Step<T>{ctx, p, num_tokens, max_context})) return;
   }
   const auto num_splits = static_cast<int>((max_context + kSplitPositions - 1) / kSplitPositions);

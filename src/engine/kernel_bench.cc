@@ -127,6 +127,20 @@ absl::StatusOr<DeviceTensor> RandomBf16(const ExecContext& ctx, std::mt19937& ra
   return tensor;
 }
 
+// The same of 8-bit integers.
+absl::StatusOr<DeviceTensor> RandomInt8(const ExecContext& ctx, std::mt19937& random,
+                                        std::initializer_list<int64_t> shape) {
+  constexpr int64_t kPiece = 1 << 20;
+  MOED_ASSIGN_OR_RETURN(DeviceTensor tensor, Empty(ctx, shape, DType::kI8));
+  std::uniform_int_distribution<int> integers(-127, 127);
+  std::vector<int8_t> values(std::min(kPiece, tensor.view.num_elements()));
+  for (int8_t& value : values) value = static_cast<int8_t>(integers(random));
+  MOED_ASSIGN_OR_RETURN(const DeviceTensor piece, Upload(ctx, values, {std::ssize(values)}));
+  Repeat(ctx, piece.memory, tensor.memory);
+  MOED_RETURN_IF_ERROR(ctx.stream->Synchronize());
+  return tensor;
+}
+
 absl::StatusOr<DeviceTensor> RandomFloats(const ExecContext& ctx, std::mt19937& random,
                                           std::initializer_list<int64_t> shape) {
   const int64_t count = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
@@ -153,11 +167,18 @@ class AttentionCase {
     const std::vector<int32_t> contexts(sequences, static_cast<int32_t>(context));
     const bool is_latent = shape.v_head_dim < shape.k_head_dim;
     MOED_ASSIGN_OR_RETURN(made.q_, RandomFloats(ctx, random, {tokens, shape.num_heads, shape.k_head_dim}));
-    MOED_ASSIGN_OR_RETURN(
-        made.k_, RandomBf16(ctx, random, {sequences * blocks, shape.num_kv_heads, block_size, shape.k_head_dim}));
+    const auto pages_of = [&](int64_t head_dim) {
+      const auto pages = {sequences * blocks, shape.num_kv_heads, block_size, head_dim};
+      return shape.pages == DType::kI8 ? RandomInt8(ctx, random, pages) : RandomBf16(ctx, random, pages);
+    };
+    MOED_ASSIGN_OR_RETURN(made.k_, pages_of(shape.k_head_dim));
     if (!is_latent) {
-      MOED_ASSIGN_OR_RETURN(
-          made.v_, RandomBf16(ctx, random, {sequences * blocks, shape.num_kv_heads, block_size, shape.v_head_dim}));
+      MOED_ASSIGN_OR_RETURN(made.v_, pages_of(shape.v_head_dim));
+    }
+    if (shape.pages == DType::kI8) {
+      MOED_ASSIGN_OR_RETURN(made.scales_,
+                            Upload(ctx, std::vector<float>(sequences * blocks * shape.num_kv_heads * block_size, 0.01f),
+                                   {sequences * blocks, shape.num_kv_heads, block_size}));
     }
     MOED_ASSIGN_OR_RETURN(made.query_starts_, Upload(ctx, query_starts, {sequences + 1}));
     MOED_ASSIGN_OR_RETURN(made.contexts_, Upload(ctx, contexts, {sequences}));
@@ -167,6 +188,8 @@ class AttentionCase {
     made.args_ = {.q = made.q_.view,
                   .k_pages = made.k_.view,
                   .v_pages = is_latent ? made.k_.view.Columns(0, shape.v_head_dim) : made.v_.view,
+                  .k_scales = made.scales_.view,
+                  .v_scales = made.scales_.view,
                   .query_starts = made.query_starts_.view,
                   .context_lens = made.contexts_.view,
                   .block_starts = made.block_starts_.view,
@@ -178,10 +201,12 @@ class AttentionCase {
   }
 
   const kernels::PagedAttentionArgs& args() const { return args_; }
-  double CacheBytes() const { return static_cast<double>(k_.memory.size() + v_.memory.size()); }
+  double CacheBytes() const {
+    return static_cast<double>(k_.memory.size() + v_.memory.size() + 2 * scales_.memory.size());
+  }
 
  private:
-  DeviceTensor q_, k_, v_, query_starts_, contexts_, block_starts_, ids_, out_;
+  DeviceTensor q_, k_, v_, scales_, query_starts_, contexts_, block_starts_, ids_, out_;
   kernels::PagedAttentionArgs args_;
 };
 

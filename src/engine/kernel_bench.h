@@ -43,12 +43,14 @@ struct AttentionShape {
   int64_t num_heads, num_kv_heads, k_head_dim;
   int64_t v_head_dim;  // less than k_head_dim: values are the keys' first columns (the latent of MLA)
   double bar;
+  DType pages = DType::kBF16;  // or int8
 };
 
 // The shapes that are measured; smaller ones are for tests.
 struct KernelBenchShapes {
   int64_t decode_batch = 32, decode_context = 4096;
   std::vector<AttentionShape> decode_attention = {{"GQA 8:1, heads of 128", 64, 8, 128, 128, 0.80},
+                                                  {"the same, INT8 pages", 64, 8, 128, 128, 0.80, DType::kI8},
                                                   {"MLA, latent of 512 + 64, 16 heads", 16, 1, 576, 512, 0.75},
                                                   {"MLA, latent of 512 + 64, 128 heads", 128, 1, 576, 512, 0.75}};
   std::vector<ExpertShape> experts = {{"OLMoE-1B-7B", 2048, 1024, 64, 8}, {"Mixtral-8x7B", 4096, 14336, 8, 2}};

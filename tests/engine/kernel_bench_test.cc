@@ -19,7 +19,8 @@ KernelBenchShapes SmallShapes() {
   KernelBenchShapes shapes;
   shapes.decode_batch = 2;
   shapes.decode_context = 40;
-  shapes.decode_attention = {{"GQA", 4, 2, 8, 8, 0.8}, {"MLA", 3, 1, 12, 8, 0.75}};
+  shapes.decode_attention = {
+      {"GQA", 4, 2, 8, 8, 0.8}, {"MLA", 3, 1, 12, 8, 0.75}, {"INT8", 4, 2, 8, 8, 0.8, DType::kI8}};
   shapes.experts = {{"few", 32, 16, 4, 2}};
   shapes.decode_tokens = {1, 3};
   shapes.prefill_tokens = 20;
@@ -58,7 +59,7 @@ TEST(KernelBenchTest, MeasuresEveryKernel) {
                                                                 : ceilings.int8_operations;
     EXPECT_DOUBLE_EQ(result.fraction, result.amount / result.seconds / ceiling);
   }
-  EXPECT_EQ(counts, (std::map<std::string, int>{{"decode attention", 2},
+  EXPECT_EQ(counts, (std::map<std::string, int>{{"decode attention", 3},
                                                 {"prefill attention", 1},
                                                 {"decode experts", 4},
                                                 {"prefill experts", 2},
@@ -66,12 +67,13 @@ TEST(KernelBenchTest, MeasuresEveryKernel) {
   // Two sequences of 40 positions in blocks of 16, two heads of 8 keys and 8 values of two bytes.
   EXPECT_EQ(results[0].amount, 2 * 48 * 2 * 16 * 2);
   EXPECT_EQ(results[1].amount, 2 * 48 * 12 * 2) << "values are a part of the keys";
-  EXPECT_EQ(results[2].amount, 2.0 * (20 * 21 / 2) * 2 * 16);
+  EXPECT_EQ(results[2].amount, 2 * 48 * 2 * (16 + 2 * 4)) << "bytes, and a scale of each row";
+  EXPECT_EQ(results[3].amount, 2.0 * (20 * 21 / 2) * 2 * 16);
   // One token goes to 2 of 4 experts: three matrices of 32 x 16, 16 outputs padded to a panel of 32.
-  EXPECT_EQ(results[3].amount, 2 * (2 * 32 * 32 + 32 * 16) * 2);
-  EXPECT_EQ(results[5].amount, 6.0 * 20 * 2 * 32 * 16);
-  EXPECT_EQ(results[5].limit, KernelLimit::kBf16);
-  EXPECT_EQ(results[8].limit, KernelLimit::kInt8);
+  EXPECT_EQ(results[4].amount, 2 * (2 * 32 * 32 + 32 * 16) * 2);
+  EXPECT_EQ(results[6].amount, 6.0 * 20 * 2 * 32 * 16);
+  EXPECT_EQ(results[6].limit, KernelLimit::kBf16);
+  EXPECT_EQ(results[9].limit, KernelLimit::kInt8);
 }
 
 }  // namespace

@@ -129,12 +129,13 @@ class Cache {
  private:
   int64_t BlocksOf(int64_t positions) const { return (positions + shape_.block_size - 1) / shape_.block_size; }
 
-  // Numbers that the pages' type has too: a body on tensor cores rounds queries to it.
+  // Numbers that the pages' type has too, or bf16 where they hold integers: a body on tensor cores rounds queries to
+  // it.
   test::TestTensor RoundedQueries(test::Random& random, int64_t length) const {
     const bool integers = shape_.dtype == DType::kI8;
     test::TestTensor queries({length, shape_.num_heads, shape_.k_head_dim});
     const test::TestTensor rounded = test::NormalTensor(random, {length, shape_.num_heads, shape_.k_head_dim}, 1,
-                                                        integers ? DType::kF32 : shape_.dtype);
+                                                        integers ? DType::kBF16 : shape_.dtype);
     for (int64_t i = 0; i < queries.view().num_elements(); ++i) {
       test::SetElement(queries, i, test::GetElement(rounded, i));
     }
@@ -173,9 +174,9 @@ inline double Tolerance(const Shape& shape, int64_t context) {
   return 5 * (2 * score_error + test::SumTolerance(context) + 8 * test::kFloatEpsilon);
 }
 
-// The same for a body that rounds weights to the pages' type before they are multiplied with values.
+// The same for a body that rounds weights to the pages' type (or bf16) before they are multiplied with values.
 inline double RoundedWeightsTolerance(const Shape& shape, int64_t context) {
-  const double half_ulp = shape.dtype == DType::kBF16 ? 1.0 / 512 : 1.0 / 4096;
+  const double half_ulp = shape.dtype == DType::kF16 ? 1.0 / 4096 : 1.0 / 512;
   return Tolerance(shape, context) + 5 * half_ulp;
 }
 

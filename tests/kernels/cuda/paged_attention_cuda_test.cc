@@ -81,6 +81,7 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(Shape{16, 2, 128, 128, 16, DType::kBF16}, Shape{3, 3, 64, 64, 16, DType::kF16, 0, true},
                     Shape{20, 1, 64, 64, 32, DType::kBF16, 0, true}, Shape{4, 2, 128, 128, 16, DType::kF16, 100},
                     Shape{4, 2, 64, 64, 16, DType::kBF16, 100}, Shape{5, 1, 576, 512, 16, DType::kBF16, 0, false, true},
+                    Shape{16, 2, 128, 128, 16, DType::kI8}, Shape{5, 5, 64, 64, 32, DType::kI8, 100, true},
                     Shape{20, 1, 576, 512, 64, DType::kF16, 200, true, true}));
 
 // The same to the bit with and without partial results, in a chunk and alone.

@@ -249,6 +249,15 @@ T __ldg(const T* address) {
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
+// Each nibble of the selector names a byte of the two words; signs are not replicated (bit 3 of a nibble).
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const uint64_t words = uint64_t{y} << 32 | x;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) {
+    result |= static_cast<unsigned>(words >> (selector >> (4 * i) & 7) * 8 & 0xff) << (8 * i);
+  }
+  return result;
+}
 inline float __fdividef(float a, float b) { return a / b; }
 inline int __popc(unsigned x) { return std::popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }

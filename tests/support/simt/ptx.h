@@ -223,6 +223,16 @@ inline void MmaS8(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], M
   simt_internal::MultiplyTile<int, 32, simt_internal::Int8Element>(d, a, b, MOED_SIMT_HERE("mma.s8"));
 }
 
+inline unsigned SubtractBf16(unsigned a, unsigned b) {
+  unsigned result = 0;
+  for (int shift = 0; shift < 32; shift += 16) {
+    const float difference =
+        std::bit_cast<float>((a >> shift & 0xffffu) << 16) - std::bit_cast<float>((b >> shift & 0xffffu) << 16);
+    result |= static_cast<unsigned>(std::bit_cast<uint16_t>(__float2bfloat16_rn(difference))) << shift;
+  }
+  return result;
+}
+
 inline float Exp2(float x) { return std::exp2(x); }
 // ------------------------------------------------------------------------------- products of warpgroups (wgmma,
 // sm_90a)
