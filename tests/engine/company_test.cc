@@ -35,7 +35,7 @@ constexpr char kConfig[] = R"({
 // Heads of 64, which have tensor cores' bodies on GPUs.
 constexpr char kWideConfig[] = R"({
   "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "vocab_size": 503, "hidden_size": 64,
-  "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
+  "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
   "max_position_embeddings": 512, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64,
   "norm_topk_prob": true, "tie_word_embeddings": false, "initializer_range": 0.25, "rms_norm_eps": 1e-6,
   "rope_theta": 10000.0, "eos_token_id": 0
