@@ -12,6 +12,16 @@
 #include <utility>
 
 namespace moed {
+namespace {
+
+constexpr size_t kPieceBytes = size_t{4} << 20;
+// Enough for the disk to be busy while all threads pack what they have, and little beside the memory of any machine
+// that loads files of this size.
+constexpr size_t kReadAheadBytes = size_t{128} << 20;
+
+size_t NumPieces(size_t bytes) { return (bytes + kPieceBytes - 1) / kPieceBytes; }
+
+}  // namespace
 
 absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
   // Without O_NONBLOCK, opening a pipe that lies there by the name of a file would wait for a writer.
@@ -38,6 +48,7 @@ absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
       return absl::ErrnoToStatus(error, fmt::format("{}: cannot map {} bytes", path, file.size_));
     }
     file.data_ = static_cast<char*>(data);
+    file.asked_ = std::make_unique<std::atomic<bool>[]>(NumPieces(file.size_));
   }
   close(fd);
   return file;
@@ -48,16 +59,26 @@ MappedFile::~MappedFile() {
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : path_(std::move(other.path_)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      asked_(std::move(other.asked_)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(asked_, other.asked_);
   return *this;
 }
 
-void MappedFile::WillNeed(size_t offset, size_t size) const { Advise(offset, size, MADV_WILLNEED); }
+void MappedFile::WillNeed(size_t offset, size_t size) const {
+  if (size == 0 || offset >= size_) return;
+  const size_t end = NumPieces(std::min(size_, offset + std::min(size, size_ - offset) + kReadAheadBytes));
+  for (size_t piece = offset / kPieceBytes; piece < end; ++piece) {
+    if (!asked_[piece].exchange(true)) Advise(piece * kPieceBytes, kPieceBytes, MADV_WILLNEED);
+  }
+}
 
 void MappedFile::DontNeed(size_t offset, size_t size) const { Advise(offset, size, MADV_DONTNEED); }
 

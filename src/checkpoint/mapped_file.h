@@ -2,7 +2,9 @@
 #ifndef MOED_CHECKPOINT_MAPPED_FILE_H_
 #define MOED_CHECKPOINT_MAPPED_FILE_H_
 
+#include <atomic>
 #include <cstddef>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -30,7 +32,9 @@ class MappedFile {
   size_t size() const { return size_; }
   std::string_view contents() const { return {data_, size_}; }
 
-  // Starts reading the bytes [offset, offset + size) from the disk in the background.
+  // Starts reading the bytes [offset, offset + size) from the disk in the background, and some of what follows, which a
+  // loader is likely to come to next: so the disk works on while weights are packed. Of what was asked for before
+  // nothing is asked again.
   void WillNeed(size_t offset, size_t size) const;
   // Takes the pages that hold these bytes out of this process's memory; touching them again reads them again.
   void DontNeed(size_t offset, size_t size) const;
@@ -41,6 +45,7 @@ class MappedFile {
   std::string path_;
   char* data_ = nullptr;
   size_t size_ = 0;
+  std::unique_ptr<std::atomic<bool>[]> asked_;  // which pieces WillNeed was called for
 };
 
 }  // namespace moed

@@ -148,7 +148,7 @@ TEST_F(ServerTest, RefusedRequestsAreLogged) {
   server_.reset();
   spdlog::set_default_logger(before);
   EXPECT_THAT(log.str(), HasSubstr("request refused method=Generate tenant=default peer=ipv4:127.0.0.1:"));
-  EXPECT_THAT(log.str(), HasSubstr("status=NOT_FOUND message=\"there is no model \\\"none\\nrequest id=1"));
+  EXPECT_THAT(log.str(), HasSubstr("status=NOT_FOUND message=\"there is no model \\\"none\\\\nrequest id=1"));
   EXPECT_THAT(log.str(), HasSubstr("request refused method=ChatStream "));
   EXPECT_LT(log.str().size(), 2000u);
 }
