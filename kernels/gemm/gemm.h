@@ -16,8 +16,8 @@ struct GemmArgs {
   PackedWeight weight;      // [n, k]
   TensorView bias;          // optional f32 [n]
   bool accumulate = false;  // out += instead of out =
-  // An element's sum over k runs in one fixed order: it does not depend on m. (On CUDA there are two, one up to 32 rows
-  // and one beyond.)
+  // An element's sum over k runs in one fixed order: it does not depend on m. (On CUDA there are several, for few
+  // rows and for many, unless ExecContext::batch_invariant is set.)
   TensorView out;  // f32 [m, n], rows may be strided
 };
 

@@ -191,6 +191,14 @@ void LaunchSkinny(const ExecContext& ctx, const GemmParameters& p, int heads) {
   MOED_LAUNCH_DEPENDENT((SkinnyKernel<Words, kTiles>), grid, kSkinnyWarps * 32, shared_bytes, ctx.stream, p);
 }
 
+// The tile of rows does not change a row's result.
+template <typename Words>
+void LaunchFewRows(const ExecContext& ctx, const GemmParameters& p, int heads) {
+  if (p.m <= kRowsPerTile) return LaunchSkinny<Words, 1>(ctx, p, heads);
+  if (p.m <= 2 * kRowsPerTile) return LaunchSkinny<Words, 2>(ctx, p, heads);
+  LaunchSkinny<Words, 4>(ctx, p, heads);
+}
+
 template <typename Words>
 void LaunchTile(const ExecContext& ctx, const GemmParameters& p, int heads) {
   using Product = TileProduct<Words, kRowWarps>;
@@ -208,7 +216,7 @@ void LaunchFloat(const ExecContext& ctx, const GemmParameters& p, int heads) {
 }
 
 void RunFloat(const ExecContext& ctx, GemmParameters p, int heads) {
-  if (ctx.batch_invariant) return LaunchSkinny<F32Words, 4>(ctx, p, heads);
+  if (ctx.batch_invariant) return LaunchFewRows<F32Words>(ctx, p, heads);
   p.x_in_fours = InFours(p.x.data, p.x.row_bytes / 4, p.x.head_bytes / 4);
   if (p.m == 1) return LaunchFloat<1>(ctx, p, heads);
   if (p.m <= kMaxSkinnyRows) return LaunchFloat<8>(ctx, p, heads);
@@ -252,9 +260,7 @@ void Run(const ExecContext& ctx, GemmParameters p, const TensorView& x, WeightFo
       RunFloat(ctx, p, heads);
     } else {
       if (p.m > kMaxSkinnyRows && !ctx.batch_invariant) return LaunchManyRows<Words>(ctx, p, heads);
-      if (p.m <= kRowsPerTile) return LaunchSkinny<Words, 1>(ctx, p, heads);
-      if (p.m <= 2 * kRowsPerTile) return LaunchSkinny<Words, 2>(ctx, p, heads);
-      LaunchSkinny<Words, 4>(ctx, p, heads);
+      LaunchFewRows<Words>(ctx, p, heads);
     }
   });
 }

@@ -123,8 +123,8 @@ struct GroupScales {
         for (int i = 0; i < 2; ++i) {
           float* sum = sums[tile][half];
           const int* product = products[tile][half];
-          sum[i] += static_cast<float>(product[i]) * (scales.x * rows[tile][i]);
-          sum[2 + i] += static_cast<float>(product[2 + i]) * (scales.y * rows[tile][i]);
+          sum[i] = fmaf(static_cast<float>(product[i]), scales.x * rows[tile][i], sum[i]);
+          sum[2 + i] = fmaf(static_cast<float>(product[2 + i]), scales.y * rows[tile][i], sum[2 + i]);
         }
       }
     }

@@ -149,8 +149,8 @@ __device__ __forceinline__ void StoreResultValue(const DownParameters& p, int pa
     return;
   }
   float* out = p.out + pair * p.out_stride + output;
-  const float weighted = value * p.weights[pair];
-  *out = p.accumulate ? *out + weighted : weighted;
+  // Rounded once in every instance of the kernels, whatever the compiler would fuse.
+  *out = fmaf(value, p.weights[pair], p.accumulate ? *out : 0.0f);
 }
 
 __device__ __forceinline__ void StoreResult(const DownParameters& p, int expert, int pair, int output, float product) {

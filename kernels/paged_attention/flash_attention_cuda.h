@@ -1,6 +1,6 @@
-// Attention on the tensor cores (mma.sync), for pages of bf16 and f16 and heads of common sizes: FlashAttention-2 (Dao
-// 2023, arXiv:2307.08691) over pages, with all query heads of a KV head in one tile of rows, so that keys and values
-// come from memory once for all of them.
+// Attention on the tensor cores (mma.sync), for pages of bf16, f16 and integers and heads of common sizes:
+// FlashAttention-2 (Dao 2023, arXiv:2307.08691) over pages, with all query heads of a KV head in one tile of rows, so
+// that keys and values come from memory once for all of them.
 //
 // A block takes a tile of a sequence's rows and goes through the positions in tiles that begin at multiples of kTile;
 // keys and values of kStages tiles are under way by cp.async. Queries and weights are rounded to the pages' type, or to

@@ -8,9 +8,10 @@
 namespace moed::kernels {
 
 // Results do not depend on how a sequence is cut into chunks nor on who else is in the batch: keys are visited in tiles
-// that start at fixed positions, and partial results are combined in that order. The GPU's body on tensor cores (pages
-// of bf16 and f16, heads of 64 and 128) is an exception: a chunk of one token is computed in another way than a longer
-// one, and in parts whose size depends on the batch, so that results may differ in the low bits.
+// that start at fixed positions, and partial results are combined in that order. The GPU's bodies on tensor cores
+// (pages of bf16, f16 and integers with heads of 64 and 128; MLA's latent in bf16 and f16) are exceptions: a chunk of
+// one token is computed in another way than a longer one, and in parts whose size depends on the batch, so that results
+// may differ in the low bits, unless ExecContext::batch_invariant is set.
 struct PagedAttentionArgs {
   TensorView q;  // f32 [num_tokens, num_heads, k_head_dim], rows may be strided
   // f32, bf16, f16 or i8 [num_blocks, num_kv_heads, block_size, k_head_dim]; the step's own keys are written already.

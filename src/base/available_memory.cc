@@ -39,14 +39,17 @@ std::string ControlGroup(const std::string& root) {
 
 // What is left in a control group with a limit.
 std::optional<uint64_t> LeftIn(const std::string& folder) {
-  const std::optional<uint64_t> most = NumberIn(folder + "/memory.max");
+  // Over the second limit it is not killed, but slowed down beyond use.
+  const std::optional<uint64_t> hard = NumberIn(folder + "/memory.max"), soft = NumberIn(folder + "/memory.high");
   const std::optional<uint64_t> used = NumberIn(folder + "/memory.current");
-  if (!most || !used) return std::nullopt;
+  if (!(hard || soft) || !used) return std::nullopt;
+  constexpr uint64_t kNone = std::numeric_limits<uint64_t>::max();
+  const uint64_t most = std::min(hard.value_or(kNone), soft.value_or(kNone));
   const std::string statistics = folder + "/memory.stat";
   const uint64_t pages_of_files =
       NumberOf(statistics, "active_file").value_or(0) + NumberOf(statistics, "inactive_file").value_or(0);
   const uint64_t kept = *used - std::min(*used, pages_of_files);
-  return *most - std::min(*most, kept);
+  return most - std::min(most, kept);
 }
 
 }  // namespace

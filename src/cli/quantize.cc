@@ -231,8 +231,9 @@ Command AddQuantizeCommand(CLI::App* app) {
   CLI::App* command = app->add_subcommand("quantize", "Write a model with integer weights");
   command->footer(
       "The folder holds the integers that --quantization makes as weights are loaded, in the layout pack-quantized of\n"
-      "compressed-tensors, which other programs read too where the groups divide the inputs and experts are no\n"
-      "stacks, and weight_policy.yaml, which says the formats as --weight-policy takes them.\n"
+      "compressed-tensors, and weight_policy.yaml, which says the formats as --weight-policy takes them. Other\n"
+      "programs read it too where the groups divide the inputs, experts are no stacks, and the embedding stays\n"
+      "float, as a --policy may say.\n"
       "\n"
       "With --calibration the model runs on a text first, and the integers are those with which its products there\n"
       "change least: scales by squared errors weighted with the inputs, each weight's error made up for by the next\n"

@@ -48,7 +48,9 @@ void ServerConfig::AddModelOptions(OptionTable* table) {
              "lists them");
   table->Add("enforce_eager", &engine.enforce_eager, "On a GPU: no CUDA graphs, every kernel is launched by itself");
   table->Add("batch_invariant", &engine.batch_invariant,
-             "On a GPU: the same tokens to the bit whatever else runs, as always on the processor; prompts are slower");
+             "On a GPU: the same tokens to the bit whatever else runs, as always on the processor; slower for prompts, "
+             "and for few "
+             "sequences over long contexts");
   table->Add("threads", &engine.num_threads, "Processor threads; 0: all that this process may use");
   table->Add("cpu_isa", &engine.isa,
              "Instruction set to use at most: auto, generic, avx2, avx512, avx512_vnni, avx512_bf16");

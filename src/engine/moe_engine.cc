@@ -35,7 +35,9 @@ absl::Status CheckOptions(const MoeEngineOptions& options) {
   MOED_RETURN_IF_ERROR(check("block_size", options.block_size, 1, 1024));
   MOED_RETURN_IF_ERROR(check("max_model_len", options.max_model_len, 0, 1 << 24));
   MOED_RETURN_IF_ERROR(check("max_num_seqs", options.max_num_seqs, 1, 65536));
-  MOED_RETURN_IF_ERROR(check("max_num_batched_tokens", options.max_num_batched_tokens, 1, 1 << 20));
+  // Tiles of rows are small where results must not depend on how many there are, and a grid takes so many.
+  const int64_t most_tokens = options.batch_invariant ? 1 << 15 : 1 << 20;
+  MOED_RETURN_IF_ERROR(check("max_num_batched_tokens", options.max_num_batched_tokens, 1, most_tokens));
   MOED_RETURN_IF_ERROR(check("threads", options.num_threads, 0, 1024));
   if (const DType kv = options.kv_cache_dtype.value_or(DType::kF32);
       kv != DType::kF32 && kv != DType::kBF16 && kv != DType::kF16 && kv != DType::kI8) {
@@ -258,7 +260,13 @@ absl::StatusOr<int64_t> MoeEngine::NumKvBlocks(const MoeEngineOptions& options, 
   }
   const int64_t blocks_per_context = (info_.max_context + options.block_size - 1) / options.block_size;
   const int64_t blocks = blocks_per_context * options.max_num_seqs;
-  return available ? std::clamp<int64_t>(static_cast<int64_t>(*available / 4 / block_bytes), 1, blocks) : blocks;
+  if (!available) return blocks;
+  if (*available / 4 < block_bytes) {
+    return ResourceExhausted(
+        "{} of memory are available, a quarter of which is less than the {} of one block of keys and values",
+        HumanBytes(*available), HumanBytes(block_bytes));
+  }
+  return std::min(static_cast<int64_t>(*available / 4 / block_bytes), blocks);
 }
 
 absl::Status MoeEngine::CreateCache(const MoeEngineOptions& options) {

@@ -41,7 +41,7 @@ struct MoeEngineOptions {
   // The integers of a quantised checkpoint are multiplied as they are, where no rule fits and a format holds them, and
   // its activations are rounded as it says; else both are floats. (--quantization)
   bool weights_as_stored = true;
-  // fp32, bf16 or fp16; nothing: the dtype of the weights. (--kv-cache-dtype)
+  // fp32, bf16, fp16 or int8; nothing: the dtype of the weights. (--kv-cache-dtype)
   std::optional<DType> kv_cache_dtype;
   // Positions in a block. Smaller wastes less at the end of a sequence, larger reads faster. (--block-size)
   int32_t block_size = 16;
@@ -55,8 +55,8 @@ struct MoeEngineOptions {
   // otherwise. Takes less memory and shows which kernel failed. (--enforce-eager)
   bool enforce_eager = false;
   // On a GPU a request's tokens and log-probabilities are the same to the bit whatever else runs beside it, in chunks
-  // of any size and from the prefix cache, as they always are on the CPU; prompts are slower.
-  // (--batch-invariant)
+  // of any size and from the prefix cache, as they always are on the CPU. Prompts are slower, and so is attention of
+  // few sequences over long contexts. For plans that want no logits: these are sampled by the host. (--batch-invariant)
   bool batch_invariant = false;
   // Positions of a sequence at most; 0: what the model was trained for. (--max-model-len)
   int32_t max_model_len = 0;

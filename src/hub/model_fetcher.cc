@@ -9,6 +9,8 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -113,7 +115,7 @@ absl::StatusOr<Listing> ParseListing(const std::string& text) {
     }
     return listing;
   } catch (const nlohmann::json::exception& error) {
-    return DataLoss("it is not the JSON of a model: {}", error.what());
+    return DataLoss("it is not the JSON of a model: {}", Escaped(error.what()));
   }
 }
 
@@ -279,16 +281,25 @@ class Fetcher {
     return listing;
   }
 
+  bool IsThere(const RemoteFile& file) const {
+    const std::string blob = cache_.blob(file.hash);
+    std::error_code ignored;
+    return fs::exists(blob, ignored) && fs::file_size(blob, ignored) == file.size;
+  }
+
   // So that a disk too small is told now, not after an hour.
   absl::Status CheckDisk(const std::vector<RemoteFile>& files) const {
-    uint64_t missing = 0;
+    std::map<std::string, uint64_t> by_hash;  // what files of the same content are is downloaded once
     std::error_code error;
     for (const RemoteFile& file : files) {
-      const std::string blob = cache_.blob(file.hash);
-      if (fs::exists(blob, error)) continue;
-      const uint64_t part = fs::exists(blob + ".incomplete", error) ? fs::file_size(blob + ".incomplete", error) : 0;
-      missing += file.size - std::min(file.size, part);
+      if (IsThere(file)) continue;
+      const std::string partial = cache_.blob(file.hash) + ".incomplete";
+      const uint64_t part = fs::exists(partial, error) ? fs::file_size(partial, error) : 0;
+      by_hash[file.hash] = file.size - std::min(file.size, part);
     }
+    uint64_t missing = 0;
+    for (const auto& [hash, bytes] : by_hash)
+      missing += std::min(bytes, std::numeric_limits<uint64_t>::max() - missing);
     const fs::space_info space = fs::space(options_.cache_folder, error);
     if (error || missing <= space.available) return absl::OkStatus();
     return ResourceExhausted("{}: {} are to be downloaded, and {} are free there; HF_HUB_CACHE names another folder",
@@ -298,10 +309,9 @@ class Fetcher {
   absl::Status FetchFile(const std::string& commit, const RemoteFile& file) const {
     const std::string blob = cache_.blob(file.hash);
     std::error_code ignored;
-    const auto is_there = [&] { return fs::exists(blob, ignored) && fs::file_size(blob, ignored) == file.size; };
-    if (is_there()) return absl::OkStatus();
+    if (IsThere(file)) return absl::OkStatus();
     const BlobLock lock(blob + ".lock");
-    if (is_there()) return absl::OkStatus();
+    if (IsThere(file)) return absl::OkStatus();
     const std::string partial = blob + ".incomplete";
     const std::string url =
         fmt::format("{}/{}/resolve/{}/{}", options_.endpoint, name_.repository, commit, PercentEncode(file.name, "/"));

@@ -80,7 +80,10 @@ std::string Differences(const JsonFile& file, const Family& family) {
   std::erase_if(unknown, [](const std::string& key) {
     return std::find(std::begin(kSaysNothing), std::end(kSaysNothing), key) != std::end(kSaysNothing);
   });
-  if (!unknown.empty()) text += fmt::format("; it has what that one does not know: {}", fmt::join(unknown, ", "));
+  if (!unknown.empty()) {
+    text +=
+        fmt::format("; it has what that one does not know: {}", Escaped(fmt::format("{}", fmt::join(unknown, ", "))));
+  }
   return text;
 }
 
@@ -108,15 +111,15 @@ absl::StatusOr<const Family*> FindFamily(const JsonFile& file) {
   const std::string& asked = by_type ? type : architectures.front();
   const std::string_view nearest = NearestWord(asked, known);
   const Family& family = kFamilies[std::find(known.begin(), known.end(), nearest) - known.begin()];
-  return Unimplemented("config.json: architecture \"{}\" is not known; the nearest that is: \"{}\"{}", asked, nearest,
-                       Differences(file, family));
+  return Unimplemented("config.json: architecture {} is not known; the nearest that is: \"{}\"{}", Quoted(asked),
+                       nearest, Differences(file, family));
 }
 
 void ReadDType(const ConfigReader& config, ModelConfig* model) {
   const std::string name = config.StringOr("torch_dtype", config.StringOr("dtype", "bfloat16"));
   const auto dtype = ParseDType(name);
   if (!dtype) {
-    config.Fail(InvalidArgument("config.json: torch_dtype is \"{}\"; known are float32, float16, bfloat16", name));
+    config.Fail(InvalidArgument("config.json: torch_dtype is {}; known are float32, float16, bfloat16", Quoted(name)));
     return;
   }
   model->checkpoint_dtype = *dtype;
@@ -129,7 +132,8 @@ void ReadActivation(const ConfigReader& config, ModelConfig* model) {
   } else if (name == "gelu_pytorch_tanh" || name == "gelu_new") {
     model->activation = kernels::Activation::kGeluTanh;
   } else {
-    config.Fail(Unimplemented("config.json: hidden_act \"{}\" is not supported; silu and gelu_pytorch_tanh are", name));
+    config.Fail(
+        Unimplemented("config.json: hidden_act {} is not supported; silu and gelu_pytorch_tanh are", Quoted(name)));
   }
 }
 
@@ -181,11 +185,19 @@ void ReadWindows(const ConfigReader& config, ModelConfig* model, const std::func
   for (int32_t l = 0; l < model->num_layers(); ++l) {
     const bool listed = !types.empty();
     if (listed && types[l] != "sliding_attention" && types[l] != "full_attention") {
-      config.Fail(Unimplemented(
-          "config.json: layer type \"{}\" is not supported; full_attention and sliding_attention are", types[l]));
+      config.Fail(Unimplemented("config.json: layer type {} is not supported; full_attention and sliding_attention are",
+                                Quoted(types[l])));
     }
     if (listed ? types[l] == "sliding_attention" : slides(l)) model->layers[l].window = window;
   }
+}
+
+int32_t SharedSize(const ConfigReader& config, int64_t count, int64_t intermediate_size) {
+  const int64_t size = count * intermediate_size;  // of numbers that fit 32 bits
+  if (size <= kMaxDimension) return static_cast<int32_t>(size);
+  config.Fail(InvalidArgument("config.json: {} shared experts of {} make {}; at most {} are supported", count,
+                              intermediate_size, size, kMaxDimension));
+  return 0;
 }
 
 absl::StatusOr<ModelConfig> ReadModelConfig(const Checkpoint& checkpoint) {

@@ -32,6 +32,9 @@ absl::StatusOr<ModelConfig> ReadModelConfig(const Checkpoint& checkpoint);
 // already (rope.theta) is the default.
 void ReadCommonFields(const ConfigReader& config, ModelConfig* model);
 
+// The intermediate size of `count` shared experts together. Fails where it is more than a size can be.
+int32_t SharedSize(const ConfigReader& config, int64_t count, int64_t intermediate_size);
+
 // Which layers have experts in the Qwen families: every decoder_sparse_step-th, but for those of mlp_only_layers.
 void ReadSparseLayers(const ConfigReader& config, ModelConfig* model);
 

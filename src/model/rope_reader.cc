@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "base/text.h"
+
 namespace moed {
 namespace {
 
@@ -111,7 +113,7 @@ void ReadRope(const ConfigReader& config, ModelConfig* model) {
     rope.scaling = ReadLongRope(config, *scaling, *model);
   } else if (type != "default") {
     config.Fail(Unimplemented(
-        "config.json: RoPE scaling \"{}\" is not supported; linear, dynamic, yarn, llama3 and longrope are", type));
+        "config.json: RoPE scaling {} is not supported; linear, dynamic, yarn, llama3 and longrope are", Quoted(type)));
   }
 }
 

@@ -276,9 +276,8 @@ class TransposedMatrix final : public QuantizedMatrix {
 absl::Status CheckMemory(uint64_t bytes) {
   const std::optional<uint64_t> available = AvailableMemory();
   if (!available || bytes <= *available) return absl::OkStatus();
-  return ResourceExhausted(
-      "the weights take {}, and {} of memory are available; with quantization int8 or int4 they take less",
-      HumanBytes(bytes), HumanBytes(*available));
+  return ResourceExhausted("the weights take {}, and {} of memory are available; in smaller formats they take less",
+                           HumanBytes(bytes), HumanBytes(*available));
 }
 
 }  // namespace

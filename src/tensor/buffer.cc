@@ -14,6 +14,15 @@ namespace {
 constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
 
+// AddressSanitizer watches what its own allocator gives.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kMapsLargeBuffers = false;
+#elif defined(__has_feature)
+constexpr bool kMapsLargeBuffers = !__has_feature(address_sanitizer);
+#else
+constexpr bool kMapsLargeBuffers = true;
+#endif
+
 }  // namespace
 
 absl::StatusOr<Buffer> Buffer::Allocate(size_t bytes, Device device) {
@@ -25,7 +34,7 @@ absl::StatusOr<Buffer> Buffer::Allocate(size_t bytes, Device device) {
     buffer.kind_ = Kind::kCuda;
     return buffer;
   }
-  if (bytes >= kHugePage) {
+  if (kMapsLargeBuffers && bytes >= kHugePage) {
     void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (data == MAP_FAILED) return ResourceExhausted("cannot get {} bytes of memory: {}", bytes, std::strerror(errno));
     madvise(data, bytes, MADV_HUGEPAGE);  // a hint: what it answers does not matter

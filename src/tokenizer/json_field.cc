@@ -1,6 +1,7 @@
 #include "tokenizer/json_field.h"
 
 #include "base/status.h"
+#include "base/text.h"
 #include "base/utf8.h"
 
 namespace moed {
@@ -21,7 +22,7 @@ absl::StatusOr<nlohmann::json> ParseJson(std::string_view text) {
   try {
     return nlohmann::json::parse(text);
   } catch (const nlohmann::json::exception& error) {
-    return InvalidArgument("not JSON: {}", error.what());
+    return InvalidArgument("not JSON: {}", Escaped(error.what()));
   }
 }
 

@@ -58,6 +58,13 @@ TEST_F(AvailableMemoryTest, LimitsAboveTheMachineDoNotCount) {
   EXPECT_EQ(Available(), 4096 * kMiB);
 }
 
+TEST_F(AvailableMemoryTest, TheLimitThatSlowsDownCounts) {
+  Write("proc/self/cgroup", "0::/a\n");
+  WriteGroup("/a", "max", 100 * kMiB, 0);
+  Write("sys/fs/cgroup/a/memory.high", std::to_string(500 * kMiB) + "\n");
+  EXPECT_EQ(Available(), 400 * kMiB);
+}
+
 TEST_F(AvailableMemoryTest, NothingIsLeftOfAGroupThatIsFull) {
   Write("proc/self/cgroup", "0::/a\n");
   WriteGroup("/a", std::to_string(100 * kMiB), 120 * kMiB, 0);

@@ -18,7 +18,8 @@ TEST(QuotedTest, PlainTextStaysAsItIs) {
 TEST(QuotedTest, WhatMayMisleadAReaderIsEscaped) {
   EXPECT_EQ(Quoted("say \"a\\b\""), R"("say \"a\\b\"")");
   EXPECT_EQ(Quoted(std::string("a\n\r\t\0\x1b[2J\x7f", 10)), R"("a\n\r\t\x00\x1b[2J\x7f")");
-  EXPECT_EQ(Quoted("\xc2\x9b \xe2\x80\xae \xe2\x80\xa8 \xef\xbb\xbf"), R"("\u{9b} \u{202e} \u{2028} \u{feff}")");
+  EXPECT_EQ(Quoted("\xc2\x9b \xe2\x80\xae \xe2\x80\xa8 \xef\xbb\xbf \xd8\x9c"),
+            R"("\u{9b} \u{202e} \u{2028} \u{feff} \u{61c}")");
 }
 
 TEST(QuotedTest, BytesThatAreNotUtf8AreEscaped) {

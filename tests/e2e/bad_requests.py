@@ -157,7 +157,7 @@ PROMPT_ROWS = [
     RequestRow("message: random bytes", raw("Generate", bytes(range(255, 0, -1))), BAD, "malformed"),
     RequestRow("message: cut off", raw("Generate", b"\x12\x7fOnce"), BAD, "malformed"),
     RequestRow("message: groups nested 100,000 deep", raw("Generate", b"\x7b" * 100_000), BAD, "malformed"),
-    # Cut within a character where the log cuts messages.
+    # In characters of three bytes.
     RequestRow("unknown model: a name of 12 kB", call("Generate", inference_pb2.GenerateRequest(model="世" * 4000, text="Once")),
                StatusCode.NOT_FOUND, "… (12000 bytes); this server has: demo"),
     RequestRow("unknown model", call("Generate", inference_pb2.GenerateRequest(model="gpt-7", text="Once")),

@@ -18,8 +18,9 @@ namespace moed::fuzz {
 namespace {
 
 void CheckRefusal(const absl::Status& status) {
-  MOED_CHECK(absl::IsInvalidArgument(status) || absl::IsUnimplemented(status) || absl::IsNotFound(status), "{}",
-             status.ToString());
+  MOED_CHECK(absl::IsInvalidArgument(status) || absl::IsUnimplemented(status) || absl::IsNotFound(status) ||
+                 absl::IsResourceExhausted(status) || absl::IsDataLoss(status),
+             "{}", status.ToString());
   MOED_CHECK(!Message(status).empty());
 }
 

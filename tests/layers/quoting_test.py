@@ -3,10 +3,11 @@
 carries it ends the program on a character that is cut short. Run from anywhere."""
 
 import pathlib
+import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-DEBUG_FORMAT = "{:?}"
+DEBUG_FORMAT = re.compile(r"\{\w*:[^{}\"]*\?\}")
 EXPLAINED = ROOT / "src/base/text.h"
 
 
@@ -17,9 +18,9 @@ def main():
             if path.suffix not in (".h", ".cc", ".cu") or path == EXPLAINED:
                 continue
             for number, line in enumerate(path.read_text().splitlines(), 1):
-                if DEBUG_FORMAT in line:
+                if DEBUG_FORMAT.search(line):
                     found += 1
-                    print(f"{path.relative_to(ROOT)}:{number}: {DEBUG_FORMAT} must be Quoted()")
+                    print(f"{path.relative_to(ROOT)}:{number}: {{:?}} must be Quoted()")
     sys.exit(1 if found else 0)
 
 

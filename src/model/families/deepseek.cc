@@ -3,6 +3,7 @@
 #include <cmath>
 #include <string>
 
+#include "base/text.h"
 #include "model/families/families.h"
 #include "model/family.h"
 #include "model/rope_reader.h"
@@ -43,7 +44,7 @@ void ReadScoring(const ConfigReader& config, std::string_view fallback, ModelCon
   } else if (name == "sigmoid") {
     model->moe.scoring = kernels::RouterScoring::kSigmoid;
   } else {
-    config.Fail(Unimplemented("config.json: scoring_func \"{}\" is not supported; softmax and sigmoid are", name));
+    config.Fail(Unimplemented("config.json: scoring_func {} is not supported; softmax and sigmoid are", Quoted(name)));
   }
 }
 
@@ -51,7 +52,7 @@ void ReadChoice(const ConfigReader& config, std::string_view fallback, ModelConf
   const std::string method = config.StringOr("topk_method", fallback);
   if (method != "greedy" && method != "group_limited_greedy" && method != "noaux_tc") {
     config.Fail(Unimplemented(
-        "config.json: topk_method \"{}\" is not supported; greedy, group_limited_greedy and noaux_tc are", method));
+        "config.json: topk_method {} is not supported; greedy, group_limited_greedy and noaux_tc are", Quoted(method)));
     return;
   }
   model->moe.correction_bias = method == "noaux_tc";
@@ -67,7 +68,7 @@ void ReadExperts(const ConfigReader& config, int64_t default_dense_layers, Model
   moe.intermediate_size = Dimension(config, "moe_intermediate_size");
   moe.weight_scale = static_cast<float>(config.FloatOr("routed_scaling_factor", 1.0));
   const int64_t shared = config.IntOr("n_shared_experts", 0, {0, 4096});
-  moe.shared_intermediate_size = static_cast<int32_t>(shared * moe.intermediate_size);
+  moe.shared_intermediate_size = SharedSize(config, shared, moe.intermediate_size);
 
   const int64_t dense = config.IntOr("first_k_dense_replace", default_dense_layers, kNotNegative);
   const int64_t step = config.IntOr("moe_layer_freq", 1, kPositive);

@@ -27,7 +27,7 @@ void ReadGlm4Moe(const ConfigReader& config, ModelConfig* model) {
   moe.renormalize = config.BoolOr("norm_topk_prob", true);
   moe.weight_scale = static_cast<float>(config.FloatOr("routed_scaling_factor", 1.0));
   moe.shared_intermediate_size =
-      static_cast<int32_t>(config.IntOr("n_shared_experts", 1, {0, 4096}) * moe.intermediate_size);
+      SharedSize(config, config.IntOr("n_shared_experts", 1, {0, 4096}), moe.intermediate_size);
 
   const int64_t dense = config.IntOr("first_k_dense_replace", 1, kNotNegative);
   for (int32_t l = 0; l < model->num_layers(); ++l) model->layers[l].is_moe = l >= dense;

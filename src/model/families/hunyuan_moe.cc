@@ -31,7 +31,7 @@ void ReadHunyuanMoe(const ConfigReader& config, ModelConfig* model) {
   moe.top_k = Uniform(config, config.Has("moe_topk") ? "moe_topk" : "num_experts_per_tok", 1);
   moe.intermediate_size = Uniform(config, "moe_intermediate_size", model->intermediate_size);
   moe.renormalize = true;
-  moe.shared_intermediate_size = moe.intermediate_size * Uniform(config, "num_shared_expert", 1);
+  moe.shared_intermediate_size = SharedSize(config, Uniform(config, "num_shared_expert", 1), moe.intermediate_size);
 
   TensorNames& names = model->names;
   names.q_norm = "model.layers.{0}.self_attn.query_layernorm.weight";

@@ -173,6 +173,29 @@ TEST_P(GemmCudaTest, ResultsDoNotDependOnCompany) {
   });
 }
 
+// Where that is asked for, whatever body other numbers of rows have.
+TEST_P(GemmCudaTest, ResultsDoNotDependOnCompanyOfAnySize) {
+  Random random;
+  const int64_t n = 70, k = 403;
+  const Weights weight(random, 1, n, k, GetParam());
+  const TestTensor x = NormalTensor(random, {90, k}), old_out = NormalTensor(random, {90, n});
+  const TestTensor bias = NormalTensor(random, {n});
+  const test::CudaContext context;
+  ExecContext ctx = context;
+  ctx.batch_invariant = true;
+  const auto multiply = [&](int64_t begin, int64_t end) {
+    TestTensor out = Copy(old_out.view().Rows(begin, end));
+    const TensorView rows = x.view().Rows(begin, end);
+    cuda::Gemm(ctx, {.x = rows, .weight = weight[0], .bias = bias, .accumulate = true, .out = out});
+    test::Await(ctx);
+    return out;
+  };
+  const TestTensor all = multiply(0, 90);
+  for (const auto& [begin, end] : {std::pair{7, 8}, {80, 88}, {3, 15}, {40, 57}, {20, 60}}) {
+    EXPECT_TRUE(test::BitIdentical(multiply(begin, end), all.view().Rows(begin, end))) << begin << " to " << end;
+  }
+}
+
 // Heads inside wider rows, read and written in place; each head is the product of its own rows alone.
 TEST_P(GemmCudaTest, BatchedIsOneProductAHead) {
   Random random;

@@ -146,6 +146,40 @@ TEST_P(MoeFfnCudaTest, ResultsDoNotDependOnCompany) {
   }
 }
 
+// Where that is asked for, among so many that they have another body.
+TEST_P(MoeFfnCudaTest, ResultsDoNotDependOnCompanyOfAnySize) {
+  Random random;
+  for (const Shape& shape : {Shape{100, 75, 300, 2, 2}, Shape{90, 40, 70, 3, 1}}) {
+    const TestTensor x = NormalTensor(random, {shape.num_tokens, shape.hidden});
+    const TestTensor old_out = NormalTensor(random, {shape.num_tokens, shape.hidden});
+    const Experts experts(random, shape, GetParam());
+    const Routing routing(random, shape, Load::kRandom);
+    MoeFfnArgs args;
+    args.x = x;
+    experts.AddTo(args);
+    routing.AddTo(args);
+    args.accumulate = true;
+    const TestTensor together = Copy(old_out);
+    args.out = together;
+    const test::CudaContext context;
+    ExecContext ctx = context;
+    ctx.batch_invariant = true;
+    cuda::MoeFfn(ctx, args);
+    test::Await(ctx);
+    for (const int64_t token : {int64_t{0}, int64_t{41}, shape.num_tokens - 1}) {
+      const Routing alone_routing(args, token);
+      const TestTensor alone = Copy(old_out.view().Rows(token, token + 1));
+      MoeFfnArgs one = args;
+      one.x = x.view().Rows(token, token + 1);
+      alone_routing.AddTo(one);
+      one.out = alone;
+      cuda::MoeFfn(ctx, one);
+      test::Await(ctx);
+      EXPECT_TRUE(test::BitIdentical(alone, together.view().Rows(token, token + 1))) << "token " << token;
+    }
+  }
+}
+
 TEST_P(MoeFfnCudaTest, StridedRowsAndNoTokens) {
   Random random;
   const Shape shape{5, 40, 24, 3, 2};

@@ -76,6 +76,28 @@ TEST_P(FlashAttentionCudaTest, EqualsReference) {
   }
 }
 
+// Where that is asked for, the same to the bit in a prompt, in a chunk of it, and as a token by itself.
+TEST_P(FlashAttentionCudaTest, IgnoresChunksAndCompanyWhereThatIsAskedFor) {
+  test::Random random;
+  const Cache cache(random, GetParam(), {40, 300, 131});
+  const test::CudaContext context;
+  ExecContext ctx = context;
+  ctx.batch_invariant = true;
+  const auto step = [&](const std::vector<Chunk>& chunks) {
+    return cache.Step(chunks, [&](const PagedAttentionArgs& args) {
+      cuda::PagedAttention(ctx, args);
+      test::Await(ctx);
+    });
+  };
+  const auto together = step({{0, 19, 40}, {1, 1, 300}, {2, 3, 131}});
+  const auto chunks = step({{2, 1, 131}, {0, 7, 40}});
+  EXPECT_TRUE(test::BitIdentical(step({{0, 1, 40}})[0], together[0].view().Rows(18, 19)));
+  EXPECT_TRUE(test::BitIdentical(step({{0, 5, 30}})[0], together[0].view().Rows(4, 9)));
+  EXPECT_TRUE(test::BitIdentical(step({{1, 1, 300}})[0], together[1]));
+  EXPECT_TRUE(test::BitIdentical(chunks[0], together[2].view().Rows(2, 3)));
+  EXPECT_TRUE(test::BitIdentical(chunks[1], together[0].view().Rows(12, 19)));
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Shapes, FlashAttentionCudaTest,
     testing::Values(Shape{16, 2, 128, 128, 16, DType::kBF16}, Shape{3, 3, 64, 64, 16, DType::kF16, 0, true},
