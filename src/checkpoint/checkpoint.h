@@ -91,6 +91,10 @@ class Checkpoint {
   virtual absl::StatusOr<std::optional<IntegerScheme>> Describe(std::string_view name, int64_t count, int64_t rows,
                                                                 int64_t columns);
 
+  // Starts reading layer `layer`, of which names of tensors begin with `prefix` ("model.layers.3."), from the disk, and
+  // comes back once the disk has taken the orders, which may be a while. A hint, of which dummy weights have no use.
+  virtual void WillNeedLayer(int32_t /*layer*/, std::string_view /*prefix*/) {}
+
   // Gives the memory of a tensor or matrix back; views of it must not be used afterwards. Get may be called again.
   virtual void Release(std::string_view name) = 0;
 

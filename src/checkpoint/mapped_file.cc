@@ -15,10 +15,6 @@ namespace moed {
 namespace {
 
 constexpr size_t kPieceBytes = size_t{4} << 20;
-// Enough for the disk to be busy while all threads pack what they have, and little beside the memory of any machine
-// that loads files of this size.
-constexpr size_t kReadAheadBytes = size_t{128} << 20;
-
 size_t NumPieces(size_t bytes) { return (bytes + kPieceBytes - 1) / kPieceBytes; }
 
 }  // namespace
@@ -74,7 +70,7 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 
 void MappedFile::WillNeed(size_t offset, size_t size) const {
   if (size == 0 || offset >= size_) return;
-  const size_t end = NumPieces(std::min(size_, offset + std::min(size, size_ - offset) + kReadAheadBytes));
+  const size_t end = NumPieces(offset + std::min(size, size_ - offset));
   for (size_t piece = offset / kPieceBytes; piece < end; ++piece) {
     if (!asked_[piece].exchange(true)) Advise(piece * kPieceBytes, kPieceBytes, MADV_WILLNEED);
   }

@@ -32,9 +32,8 @@ class MappedFile {
   size_t size() const { return size_; }
   std::string_view contents() const { return {data_, size_}; }
 
-  // Starts reading the bytes [offset, offset + size) from the disk in the background, and some of what follows, which a
-  // loader is likely to come to next: so the disk works on while weights are packed. Of what was asked for before
-  // nothing is asked again.
+  // Starts reading the bytes [offset, offset + size) from the disk in the background, in whole pieces of some
+  // megabytes; comes back once the disk has taken the orders. What was asked for before is not asked for again.
   void WillNeed(size_t offset, size_t size) const;
   // Takes the pages that hold these bytes out of this process's memory; touching them again reads them again.
   void DontNeed(size_t offset, size_t size) const;

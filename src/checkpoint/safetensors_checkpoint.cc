@@ -234,6 +234,10 @@ absl::StatusOr<TensorView> SafetensorsCheckpoint::GetRaw(std::string_view name) 
   return it->second.file->GetRaw(name, /*read_ahead=*/true);
 }
 
+void SafetensorsCheckpoint::WillNeedLayer(int32_t /*layer*/, std::string_view prefix) {
+  for (const auto& file : files_) file->WillNeed(prefix);
+}
+
 void SafetensorsCheckpoint::Release(std::string_view name) {
   const auto release = [this](std::string_view one) {
     const auto it = tensors_.find(one);

@@ -71,6 +71,12 @@ absl::StatusOr<TensorView> SafetensorsFile::View(const SafetensorsEntry& describ
   return view;
 }
 
+void SafetensorsFile::WillNeed(std::string_view prefix) const {
+  for (const SafetensorsEntry& entry : header_.entries) {
+    if (entry.name.starts_with(prefix)) file_.WillNeed(entry.offset, entry.num_bytes);
+  }
+}
+
 void SafetensorsFile::Release(std::string_view name) {
   const SafetensorsEntry* entry = Find(name);
   if (entry == nullptr) return;

@@ -46,6 +46,9 @@ class SafetensorsFile {
   // new one. Unknown names are ignored.
   void Release(std::string_view name);
 
+  // Starts reading the tensors whose names begin with `prefix` from the disk.
+  void WillNeed(std::string_view prefix) const;
+
  private:
   SafetensorsFile(MappedFile file, SafetensorsHeader header);
   absl::StatusOr<TensorView> View(const SafetensorsEntry& entry, DType dtype, bool read_ahead);

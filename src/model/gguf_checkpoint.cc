@@ -365,6 +365,13 @@ absl::StatusOr<WeightMatrix> GgufCheckpoint::GetStackedMatrix(std::string_view n
   return matrix;
 }
 
+void GgufCheckpoint::WillNeedLayer(int32_t layer, std::string_view /*prefix*/) {
+  const std::string prefix = fmt::format("blk.{}.", layer);
+  for (const GgufFile::Location& location : file_->tensors()) {
+    if (location.tensor->name.starts_with(prefix)) file_->WillNeed(location, std::nullopt);
+  }
+}
+
 void GgufCheckpoint::ReadAhead(std::string_view name, std::optional<int64_t> index) const {
   const std::optional<Resolved> resolved = Resolve(name);
   if (resolved.has_value() && resolved->is_expert) index = resolved->expert;

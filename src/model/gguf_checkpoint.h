@@ -33,6 +33,7 @@ class GgufCheckpoint final : public Checkpoint {
                                                 int64_t columns) override;
   absl::StatusOr<std::optional<IntegerScheme>> Describe(std::string_view name, int64_t count, int64_t rows,
                                                         int64_t columns) override;
+  void WillNeedLayer(int32_t layer, std::string_view prefix) override;
   void Release(std::string_view name) override;
   bool Has(std::string_view name) const override;
   // By the names of the file.

@@ -30,6 +30,7 @@ class OverlayCheckpoint final : public Checkpoint {
                                                 int64_t columns) override;
   absl::StatusOr<std::optional<IntegerScheme>> Describe(std::string_view name, int64_t count, int64_t rows,
                                                         int64_t columns) override;
+  void WillNeedLayer(int32_t layer, std::string_view prefix) override { base_.WillNeedLayer(layer, prefix); }
   void Release(std::string_view name) override { base_.Release(name); }
   bool Has(std::string_view name) const override { return base_.Has(name); }
   std::vector<TensorInfo> List() const override { return base_.List(); }

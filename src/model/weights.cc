@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <future>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -302,11 +303,13 @@ class WeightLoader {
     }
     weights_.dtype_ = dtype_;
     weights_.layers_.resize(config_.num_layers());
+    ReadAhead(0);
     MOED_RETURN_IF_ERROR(LoadOuter());
     MOED_ASSIGN_OR_RETURN(std::ptrdiff_t distance, staging_.End());
     Relocation(distance, ctx_.device).MoveAll(&weights_.embedding_, &weights_.lm_head_, &weights_.final_norm_);
     for (int32_t layer = 0; layer < config_.num_layers(); ++layer) {
       Report(static_cast<double>(layer) / config_.num_layers());
+      ReadAhead(layer + 1);
       MOED_RETURN_IF_ERROR(LoadLayer(layer));
       MOED_ASSIGN_OR_RETURN(distance, staging_.End());
       Relocation(distance, ctx_.device).MoveAll(&weights_.layers_[layer]);
@@ -340,6 +343,18 @@ class WeightLoader {
                                  attention.latent.kv_lora_rank));
     }
     return absl::OkStatus();
+  }
+
+  // Has the disk read a layer while the one before is packed, unless it is so large that it might drive that one out of
+  // memory again. It has a thread of its own, since who gives the orders waits for the disk at times.
+  void ReadAhead(int32_t layer) {
+    if (read_ahead_.valid()) read_ahead_.wait();
+    if (layer >= config_.num_layers()) return;
+    const std::optional<uint64_t> available = AvailableMemory();
+    if (available && LayerBytes(config_, policy_, layer) > *available / 4) return;
+    const std::string& pattern = config_.names.attention_norm;
+    const std::string prefix = fmt::format("{}{}.", pattern.substr(0, pattern.find("{0}")), layer);
+    read_ahead_ = std::async(std::launch::async, [this, layer, prefix] { checkpoint_.WillNeedLayer(layer, prefix); });
   }
 
   // A fresh region that the following Take calls cut up.
@@ -736,6 +751,7 @@ class WeightLoader {
   WeightStaging staging_;
   char* region_ = nullptr;
   size_t region_left_ = 0;
+  std::future<void> read_ahead_;  // its end waits for the thread
 };
 
 absl::StatusOr<ModelWeights> ModelWeights::Load(const ModelConfig& config, Checkpoint& checkpoint,
