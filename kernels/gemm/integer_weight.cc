@@ -222,10 +222,12 @@ float IntegerElement(const PackedWeight& weight, int64_t output, int64_t input) 
   Half scale;
   std::memcpy(&scale, data + layout.DataBytes(layout.GroupInputs(weight.k, group)) + lane * 2, sizeof(scale));
   if (weight.format.type == WeightFormat::Type::kInt8) {
-    return static_cast<float>(bytes[i / 4 * kPanel * 4 + i % 4] - 128) * FromStoredScale(scale);
+    const int code = bytes[i / 4 * kPanel * 4 + i % 4] - 128;
+    return static_cast<float>(code) * FromStoredScale(scale);
   }
   const uint8_t pair = bytes[i / 8 * kPanel * 4 + i % 4];
-  return static_cast<float>((i % 8 < 4 ? pair & 15 : pair >> 4) - 8) * FromStoredScale(scale);
+  const int code = (i % 8 < 4 ? pair & 15 : pair >> 4) - 8;
+  return static_cast<float>(code) * FromStoredScale(scale);
 }
 
 }  // namespace moed::kernels

@@ -94,8 +94,8 @@ void MoeGating(const MoeGatingArgs& args) {
   for (int64_t token = 0; token < args.logits.dim(0); ++token) {
     const std::vector<double> scores = Scores(args, token);
     const std::vector<int> ranks = RankExperts(args, token, scores);
-    std::vector<double> chosen;
-    for (int choice = 0; choice < args.top_k; ++choice) chosen.push_back(scores[ranks[choice]]);
+    std::vector<double> chosen(args.top_k);
+    for (int choice = 0; choice < args.top_k; ++choice) chosen[choice] = scores[ranks[choice]];
     if (args.scoring == RouterScoring::kSparseMixer) chosen = SparseMixerWeights(args, token, ranks);
     double sum = 0;
     for (double weight : chosen) sum += weight;

@@ -44,13 +44,14 @@ double NormalQuantile(double p) {
 
 // Half of the midpoint quantiles (the other half mirrors them), scaled so that their deviation is 1 exactly.
 std::vector<double> MakeUnitQuantiles() {
-  std::vector<double> half(kQuantiles / 2);
+  constexpr int kHalf = kQuantiles / 2;
+  std::vector<double> half(kHalf);
   double sum = 0;
-  for (int i = 0; i < kQuantiles / 2; ++i) {
+  for (int i = 0; i < kHalf; ++i) {
     half[i] = NormalQuantile((i + 0.5) / kQuantiles);
     sum += half[i] * half[i];
   }
-  const double scale = 1.0 / std::sqrt(sum / (kQuantiles / 2));
+  const double scale = 1.0 / std::sqrt(sum / kHalf);
   for (double& value : half) value *= scale;
   return half;
 }

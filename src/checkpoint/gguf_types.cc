@@ -155,10 +155,10 @@ void Q6_K(const uint8_t* block, float* out) {
   const auto* const scales = reinterpret_cast<const int8_t*>(block + 192);
   const float d = ReadHalf(block + 208);
   for (int i = 0; i < kSuperBlock; ++i) {
-    const float scale = d * static_cast<float>(scales[i / 16]);
+    const int8_t scale = scales[i / 16];
     const int low_code = low[i / 128 * 64 + i % 64] >> (i / 64 % 2 * 4) & 15;
     const int high_code = high[i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3;
-    out[i] = scale * static_cast<float>((low_code | high_code << 4) - 32);
+    out[i] = d * static_cast<float>(scale) * static_cast<float>((low_code | high_code << 4) - 32);
   }
 }
 

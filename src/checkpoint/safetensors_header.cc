@@ -295,7 +295,7 @@ bool HeaderHandler::FinishTensor() {
 // Holds the entries, sorted by offset, against each other and the file's end.
 absl::Status CheckLayout(const std::vector<SafetensorsEntry>& entries, uint64_t data_begin, uint64_t file_size) {
   uint64_t end = data_begin;
-  const SafetensorsEntry* previous = nullptr;
+  std::string_view previous;  // whose data is there
   for (const SafetensorsEntry& entry : entries) {
     // Compared so that nothing overflows: num_bytes is below 2^61, the offset is anything.
     if (entry.offset > file_size || entry.num_bytes > file_size - entry.offset) {
@@ -306,7 +306,7 @@ absl::Status CheckLayout(const std::vector<SafetensorsEntry>& entries, uint64_t 
     if (entry.offset < end) {
       return InvalidArgument(
           "tensor {}: data_offsets[0] is {}, inside tensor {}, which ends at {}; tensors must not overlap",
-          Quoted(entry.name), entry.offset - data_begin, Quoted(previous->name), end - data_begin);
+          Quoted(entry.name), entry.offset - data_begin, Quoted(previous), end - data_begin);
     }
     if (entry.offset > end) {
       return InvalidArgument(
@@ -314,7 +314,7 @@ absl::Status CheckLayout(const std::vector<SafetensorsEntry>& entries, uint64_t 
           Quoted(entry.name), entry.offset - data_begin, end - data_begin);
     }
     end = entry.offset + entry.num_bytes;
-    previous = &entry;
+    previous = entry.name;
   }
   if (end != file_size) {
     return InvalidArgument("the file has {} bytes of data, but the last tensor ends at {}; there must be no holes",

@@ -78,6 +78,7 @@ class Load {
   double Run(Tally* tally) {
     start_ = Clock::now();
     std::vector<std::thread> clients;
+    clients.reserve(flags_.clients);
     for (int32_t c = 0; c < flags_.clients; ++c) clients.emplace_back([this, c, tally] { Client(c, tally); });
     for (std::thread& client : clients) client.join();
     return SecondsBetween(start_, Clock::now());

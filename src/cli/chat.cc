@@ -128,7 +128,7 @@ absl::Status Converse(ChatSession* session) {
       fmt::print("{}", kHelp);
     } else if (line == "/new") {
       session->Reset();
-    } else if (const absl::Status status = session->Say(line); !status.ok()) {
+    } else if (absl::Status status = session->Say(line); !status.ok()) {
       if (!interactive) return status;
       fmt::print(stderr, "moed: {}\n", Message(status));
     }
@@ -146,7 +146,7 @@ absl::Status Chat(const ChatFlags& flags) {
   });
   ChatSession session(flags);
   current = &session;
-  const absl::Status status = flags.once.empty() ? Converse(&session) : session.Say(flags.once);
+  absl::Status status = flags.once.empty() ? Converse(&session) : session.Say(flags.once);
   current = nullptr;
   return status;
 }

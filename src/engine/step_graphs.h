@@ -21,6 +21,7 @@ struct StepGraphKey {
   int32_t sequences = 0;
   int32_t max_context = 0;  // a power of two, or the most that a sequence may have
 
+  // NOLINTNEXTLINE(modernize-use-nullptr): the check means the zero that the compiler compares with
   auto operator<=>(const StepGraphKey&) const = default;
 };
 

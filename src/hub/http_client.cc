@@ -131,7 +131,7 @@ absl::Status Retry(int attempts, const Attempt& attempt) {
   absl::Duration pause = kFirstPause;
   for (int i = 1;; ++i, pause *= 2) {
     absl::Duration wait;
-    const absl::Status status = attempt(&wait);
+    absl::Status status = attempt(&wait);
     if (!absl::IsUnavailable(status) || i == attempts) return status;
     wait = std::min(std::max(wait, pause), kLongestPause);
     MOED_LOG_WARNING("{}; trying again in {}", Message(status), absl::FormatDuration(wait));
@@ -158,7 +158,7 @@ absl::Status DownloadOnce(const std::string& url, const std::string& token, cons
     return !disk_full;
   });
   if (have > 0) request.ResumeFrom(have);
-  const absl::Status status = request.Run();
+  absl::Status status = request.Run();
   *retry_after = request.retry_after();
   disk_full = std::fflush(file.get()) != 0 || disk_full;
   if (disk_full) return ResourceExhausted("{}: cannot write; is the disk full?", path);

@@ -287,7 +287,6 @@ class Translator {
       case 'K':
       case 'R':
       case 'X':
-        return verbatim(2);
       case 'k':
       case 'g':
         return verbatim(2);

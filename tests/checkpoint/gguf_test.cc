@@ -2,7 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include <bit>
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -31,7 +31,7 @@ TEST(GgufTypes, ValuesAreThoseOfTheGgufPackageToTheBit) {
     if (!entry.name.ends_with(".blocks")) continue;
     const std::string name = entry.name.substr(0, entry.name.find('.'));
     const GgufType* type = FindGgufType(name);
-    ASSERT_TRUE(type != nullptr && type->dequantize != nullptr) << name;
+    if (type == nullptr || type->dequantize == nullptr) FAIL() << name;
     const TensorView blocks = *(*golden)->Get(entry.name), values = *(*golden)->Get(name + ".values");
     ASSERT_EQ(blocks.dim(1), type->block_bytes) << name;
     ASSERT_EQ(values.dim(0), blocks.dim(0) * type->block_size) << name;
@@ -47,7 +47,7 @@ TEST(GgufTypes, ValuesAreThoseOfTheGgufPackageToTheBit) {
       for (uint32_t i = 0; i < type->block_size; ++i) EXPECT_EQ(scale * static_cast<float>(codes[i]), out[i]) << name;
     }
     for (size_t i = 0; i < actual.size(); ++i) {
-      ASSERT_EQ(std::memcmp(&actual[i], values.As<float>() + i, sizeof(float)), 0)
+      ASSERT_EQ(std::bit_cast<uint32_t>(actual[i]), std::bit_cast<uint32_t>(values.As<float>()[i]))
           << name << ", element " << i << ": " << actual[i] << " for " << values.As<float>()[i];
     }
     ++types;

@@ -50,7 +50,7 @@ std::vector<BadFile> BadFiles() {
   const std::string two = R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],)";
   return {
       {"empty file", "", {"0 bytes", "8 bytes of header length"}},
-      {"cut in the length", "\x08\0\0", {"8 bytes of header length"}},
+      {"cut in the length", std::string("\x08\0\0", 3), {"8 bytes of header length"}},
       {"length beyond the file", LittleEndian64(500) + good, {"header length is 500", "truncated"}},
       {"length of 2^64-1", LittleEndian64(UINT64_MAX) + good, {"18446744073709551615", "at most 100000000"}},
       {"length over the limit", LittleEndian64(100'000'001) + good, {"100000001", "at most 100000000"}},

@@ -105,8 +105,8 @@ TEST(Gguf, LogitsAreThoseOfSafetensorsToTheBit) {
                                                         {"tests/golden/qwen3_moe_sharded", "qwen3moe"},
                                                         {"tests/golden/qwen3_moe_odd", "qwen3moe"},
                                                         {"models/demo", "qwen3moe"}};
-  std::vector<int32_t> ids;
-  for (int32_t i = 0; i < 40; ++i) ids.push_back((i * i * 7 + 3) % 1000);
+  std::vector<int32_t> ids(40);
+  for (int32_t i = 0; i < 40; ++i) ids[i] = (i * i * 7 + 3) % 1000;
   for (const auto& [folder, arch] : models) {
     const TempDir dir;
     const std::string path = dir.Write("model.gguf", GgufConverter(folder, arch).Convert());
@@ -139,8 +139,8 @@ TEST_P(GgufFamilyTest, LogitsAreThoseOfSafetensors) {
   ASSERT_TRUE(testing::WriteSeededWeights(*manifest, dir.path()).ok());
   const std::string path =
       dir.Write("model.gguf", GgufConverter(dir.path(), arch, {.whole_kv_b = whole_kv_b}).Convert());
-  std::vector<int32_t> ids;
-  for (int32_t i = 0; i < 40; ++i) ids.push_back(i * 5 + 3);
+  std::vector<int32_t> ids(40);
+  for (int32_t i = 0; i < 40; ++i) ids[i] = i * 5 + 3;
   const std::vector<float> expected = Logits(dir.path(), ids), actual = Logits(path, ids);
   ASSERT_FALSE(expected.empty());
   ASSERT_EQ(actual.size(), expected.size());

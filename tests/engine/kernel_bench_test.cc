@@ -68,7 +68,7 @@ TEST(KernelBenchTest, MeasuresEveryKernel) {
   EXPECT_EQ(results[0].amount, 2 * 48 * 2 * 16 * 2);
   EXPECT_EQ(results[1].amount, 2 * 48 * 12 * 2) << "values are a part of the keys";
   EXPECT_EQ(results[2].amount, 2 * 48 * 2 * (16 + 2 * 4)) << "bytes, and a scale of each row";
-  EXPECT_EQ(results[3].amount, 2.0 * (20 * 21 / 2) * 2 * 16);
+  EXPECT_EQ(results[3].amount, 20.0 * 21 * 2 * 16);
   // One token goes to 2 of 4 experts: three matrices of 32 x 16, 16 outputs padded to a panel of 32.
   EXPECT_EQ(results[4].amount, 2 * (2 * 32 * 32 + 32 * 16) * 2);
   EXPECT_EQ(results[6].amount, 6.0 * 20 * 2 * 32 * 16);

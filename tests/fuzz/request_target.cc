@@ -17,8 +17,8 @@ constexpr int32_t kVocab = 32;
 void Sample(const SamplingParams& params) {
   SamplerSlot slot({.params = params, .seed = params.seed.value_or(1), .prompt_ids = {1, 2, 3}});
   for (int step = 0; step < 3; ++step) {
-    std::vector<float> logits;
-    for (int32_t id = 0; id < kVocab; ++id) logits.push_back(static_cast<float>((id * 7 + step) % 13) - 6.0f);
+    std::vector<float> logits(kVocab);
+    for (int32_t id = 0; id < kVocab; ++id) logits[id] = static_cast<float>((id * 7 + step) % 13) - 6.0f;
     const RowResult row = SampleRow({}, logits, &slot);
     // Who bars every token of the vocabulary gets none.
     const bool all_barred = params.min_tokens > 0 && std::ssize(params.stop_token_ids) >= kVocab;

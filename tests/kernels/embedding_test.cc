@@ -33,7 +33,8 @@ struct Problem {
 class EmbeddingTest : public testing::TestWithParam<std::tuple<DType, int64_t>> {};
 
 TEST_P(EmbeddingTest, EqualsReference) {
-  const auto [dtype, hidden] = GetParam();
+  const DType dtype = std::get<0>(GetParam());
+  const int64_t hidden = std::get<1>(GetParam());
   test::Random random;
   for (const int64_t num_tokens : {0, 1, 7, 200}) {
     for (const float scale : {1.0f, 45.25f}) {
@@ -59,7 +60,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, EmbeddingTest,
 class PackedEmbeddingTest : public testing::TestWithParam<std::tuple<WeightFormat, int64_t>> {};
 
 TEST_P(PackedEmbeddingTest, EqualsReference) {
-  const auto [format, hidden] = GetParam();
+  const WeightFormat format = std::get<0>(GetParam());
+  const int64_t hidden = std::get<1>(GetParam());
   test::Random random;
   const packed_weight_testing::Weights weights(random, 1, 70, hidden, format);
   for (const int64_t num_tokens : {0, 1, 7, 200}) {

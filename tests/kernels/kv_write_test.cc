@@ -62,8 +62,9 @@ struct Pages {
 class KvWriteTest : public testing::TestWithParam<std::tuple<DType, std::pair<int64_t, int64_t>, int64_t>> {};
 
 TEST_P(KvWriteTest, EqualsReferenceAndTouchesNothingElse) {
-  const auto [dtype, dims, block_size] = GetParam();
-  const auto [k_dim, v_dim] = dims;
+  const DType dtype = std::get<0>(GetParam());
+  const int64_t k_dim = std::get<1>(GetParam()).first, v_dim = std::get<1>(GetParam()).second;
+  const int64_t block_size = std::get<2>(GetParam());
   test::Random random;
   for (const int64_t num_tokens : {int64_t{0}, int64_t{1}, Problem::kBlocks * block_size}) {
     Problem problem(random, num_tokens, k_dim, v_dim, block_size);

@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 
+#include <cmath>
+
 #include "tests/kernels/moe_gating_testing.h"
 
 namespace moed::kernels {
@@ -155,9 +157,9 @@ TEST(MoeGatingTest, SparseMixerMasksEachChoiceAnew) {
 TEST(MoeGatingTest, EqualScoresGoToTheLowerIndex) {
   TestTensor logits({3, 40});
   for (int64_t e = 0; e < 40; ++e) {
-    logits.As<float>()[e] = 1;                                // all equal
-    logits.As<float>()[40 + e] = e % 2 == 0 ? 0.f : -0.f;     // zeros of both signs are equal
-    logits.As<float>()[80 + e] = static_cast<float>(e / 10);  // ties within the best
+    logits.As<float>()[e] = 1;                                            // all equal
+    logits.As<float>()[40 + e] = e % 2 == 0 ? 0.f : -0.f;                 // zeros of both signs are equal
+    logits.As<float>()[80 + e] = std::floor(static_cast<float>(e) / 10);  // ties within the best
   }
   MoeGatingArgs args;
   args.logits = logits;

@@ -65,8 +65,8 @@ struct Problem {
 class RopeTest : public testing::TestWithParam<std::tuple<std::pair<int64_t, int64_t>, bool>> {};
 
 TEST_P(RopeTest, EqualsReference) {
-  const auto [dims, interleaved] = GetParam();
-  const auto [head_dim, rotary_dim] = dims;
+  const int64_t head_dim = std::get<0>(GetParam()).first, rotary_dim = std::get<0>(GetParam()).second;
+  const bool interleaved = std::get<1>(GetParam());
   test::Random random;
   for (const int64_t num_tokens : {0, 1, 6, 90}) {
     const Problem problem(random, num_tokens, head_dim, rotary_dim, interleaved);
@@ -83,8 +83,8 @@ TEST_P(RopeTest, EqualsReference) {
 }
 
 TEST_P(RopeTest, KeepsLengthsAndWhatIsNotRotated) {
-  const auto [dims, interleaved] = GetParam();
-  const auto [head_dim, rotary_dim] = dims;
+  const int64_t head_dim = std::get<0>(GetParam()).first, rotary_dim = std::get<0>(GetParam()).second;
+  const bool interleaved = std::get<1>(GetParam());
   test::Random random;
   const Problem problem(random, 4, head_dim, rotary_dim, interleaved);
   const TestTensor rows = problem.CopyOfRows();
@@ -109,8 +109,8 @@ TEST_P(RopeTest, KeepsLengthsAndWhatIsNotRotated) {
 
 // Into another tensor: the same numbers as in place, and the queries stay.
 TEST_P(RopeTest, ElsewhereAsInPlace) {
-  const auto [dims, interleaved] = GetParam();
-  const auto [head_dim, rotary_dim] = dims;
+  const int64_t head_dim = std::get<0>(GetParam()).first, rotary_dim = std::get<0>(GetParam()).second;
+  const bool interleaved = std::get<1>(GetParam());
   test::Random random;
   const Problem problem(random, 6, head_dim, rotary_dim, interleaved);
   const auto rotate = [&](const auto& op) {

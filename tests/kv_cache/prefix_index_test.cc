@@ -37,6 +37,7 @@ TEST(PrefixIndexTest, CollidingHashesAreToldApart) {
   PrefixIndex index(2, /*hash_mask=*/0);  // every key has the hash 0
   const Node root = index.AcquireRoot("");
   std::vector<Node> nodes;
+  nodes.reserve(100);
   for (int32_t i = 0; i < 100; ++i) nodes.push_back(index.Acquire(root, Tokens{i, i + 1}));
   const Node child = index.Acquire(nodes[7], Tokens{1, 2});
   for (int32_t i = 0; i < 100; ++i) EXPECT_EQ(index.Find(root, Tokens{i, i + 1}), nodes[i]);

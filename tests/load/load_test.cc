@@ -208,6 +208,7 @@ class LoadTest : public ::testing::Test {
   void Round(uint32_t seed) {
     std::atomic<int> next{0}, completed{0}, cut_short{0};
     std::vector<std::thread> clients;
+    clients.reserve(kClients);
     for (int c = 0; c < kClients; ++c) {
       clients.emplace_back([&] {
         auto stub = v1::InferenceService::NewStub(testing::Connect(server_->address()));

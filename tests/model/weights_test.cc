@@ -17,8 +17,13 @@ using ::testing::HasSubstr;
 
 constexpr const char* kModel = "tests/golden/mixtral_plain";
 
-// What loading kModel says when `from` in its configuration reads `to`, and how often it told of progress before.
-std::pair<absl::Status, int> Load(const std::string& from, const std::string& to) {
+struct Loaded {
+  absl::Status status;
+  int steps;  // so often it told of progress
+};
+
+// What loading kModel says when `from` in its configuration reads `to`.
+Loaded Load(const std::string& from, const std::string& to) {
   const testing::TempDir dir;
   std::ifstream file(std::string(kModel) + "/config.json");
   std::string config{std::istreambuf_iterator<char>(file), {}};
@@ -39,20 +44,20 @@ std::pair<absl::Status, int> Load(const std::string& from, const std::string& to
 }
 
 TEST(ModelWeights, WhatIsMissingIsToldBeforeAnythingIsRead) {
-  const auto [loads, steps] = Load("}", "}");
-  EXPECT_TRUE(loads.ok()) << loads;
-  EXPECT_EQ(steps, 4);  // three layers and the end
+  const Loaded whole = Load("}", "}");
+  EXPECT_TRUE(whole.status.ok()) << whole.status;
+  EXPECT_EQ(whole.steps, 4);  // three layers and the end
 
-  const auto [no_layer, no_steps] = Load("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 4");
-  EXPECT_TRUE(absl::IsNotFound(no_layer));
-  EXPECT_THAT(Message(no_layer), HasSubstr("there is no tensor \"model.layers.3.self_attn.q_proj.weight\""));
-  EXPECT_EQ(no_steps, 0);
+  const Loaded no_layer = Load("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 4");
+  EXPECT_TRUE(absl::IsNotFound(no_layer.status));
+  EXPECT_THAT(Message(no_layer.status), HasSubstr("there is no tensor \"model.layers.3.self_attn.q_proj.weight\""));
+  EXPECT_EQ(no_layer.steps, 0);
 
   // More than any machine has.
-  const auto [too_large, none] = Load("\"intermediate_size\": 32", "\"intermediate_size\": 16777216");
-  EXPECT_TRUE(absl::IsInvalidArgument(too_large));
-  EXPECT_THAT(Message(too_large), HasSubstr("the configuration asks for [16777216, 64]"));
-  EXPECT_EQ(none, 0);
+  const Loaded too_large = Load("\"intermediate_size\": 32", "\"intermediate_size\": 16777216");
+  EXPECT_TRUE(absl::IsInvalidArgument(too_large.status));
+  EXPECT_THAT(Message(too_large.status), HasSubstr("the configuration asks for [16777216, 64]"));
+  EXPECT_EQ(too_large.steps, 0);
 }
 
 }  // namespace

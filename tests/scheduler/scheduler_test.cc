@@ -58,9 +58,9 @@ class SchedulerTest : public testing::Test {
   // Plans a step and hands it to the engine; the step's lengths, sequence by sequence.
   std::vector<int32_t> Submit() {
     StepPlan plan = scheduler_->Schedule(now_);
-    std::vector<int32_t> lengths;
+    std::vector<int32_t> lengths(plan.num_sequences());
     for (int32_t s = 0; s < plan.num_sequences(); ++s) {
-      lengths.push_back(plan.query_starts[s + 1] - plan.query_starts[s]);
+      lengths[s] = plan.query_starts[s + 1] - plan.query_starts[s];
     }
     last_plan_ = plan;
     if (!plan.empty()) engine_->Submit(std::move(plan));

@@ -402,6 +402,7 @@ TEST_F(InferenceServiceTest, ManyClientsAtOnce) {
   engine_options_.info.cache_groups[0].num_blocks = 512;
   Start();
   std::vector<std::thread> clients;
+  clients.reserve(8);
   for (int c = 0; c < 8; ++c) {
     clients.emplace_back([&, c] {
       for (int i = 0; i < 20; ++i) {

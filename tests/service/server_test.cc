@@ -38,7 +38,7 @@ class ServerTest : public ServiceTest {
     grpc::ByteBuffer answer;
     const grpc::internal::RpcMethod rpc(method, grpc::internal::RpcMethod::NORMAL_RPC);
     const grpc::ByteBuffer bytes = ToBuffer(request);
-    const grpc::Status status = grpc::internal::BlockingUnaryCall(channel_.get(), rpc, &context, bytes, &answer);
+    grpc::Status status = grpc::internal::BlockingUnaryCall(channel_.get(), rpc, &context, bytes, &answer);
     if (response != nullptr) *response = ToString(answer);
     return status;
   }
@@ -184,6 +184,7 @@ TEST_F(ServerTest, MoreConnectionsThanAllowedAreTurnedAway) {
   ASSERT_TRUE(Generate(TextRequest("x", 1)).ok());
   // The clients' descriptors are ours as well, and their numbers are what the server goes by: half of them suffice.
   std::vector<int> clients;
+  clients.reserve(40);
   for (int i = 0; i < 40; ++i) clients.push_back(Connect());
   char byte;
   EXPECT_EQ(read(clients.back(), &byte, 1), 0) << "the last connection is not closed";

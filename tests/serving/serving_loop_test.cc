@@ -71,7 +71,7 @@ class ServingLoopTest : public ::testing::TestWithParam<int32_t> {
   }
 
   // A prompt of one token t is continued by scripts[t].
-  void UseScripts(std::vector<std::vector<int32_t>> scripts) {
+  void UseScripts(const std::vector<std::vector<int32_t>>& scripts) {
     engine_options_.next_token = [scripts](std::span<const int32_t> context) {
       const std::vector<int32_t>& script = scripts.at(context[0]);
       return script.at((context.size() - 1) % script.size());
@@ -530,6 +530,7 @@ TEST_P(ServingLoopTest, StrangersCancelsAndDeadlinesDisturbNobody) {
   SCOPED_TRACE(seed);
   std::atomic<int> completed{0};
   std::vector<std::thread> clients;
+  clients.reserve(8);
   for (int c = 0; c < 8; ++c) {
     clients.emplace_back([&, c] {
       std::mt19937_64 random(seed + c);

@@ -41,7 +41,7 @@ inline TensorPages tensor_pages;
 class TestTensor {
  public:
   TestTensor() = default;
-  explicit TestTensor(std::initializer_list<int64_t> shape, DType dtype = DType::kF32) {
+  TestTensor(std::initializer_list<int64_t> shape, DType dtype = DType::kF32) {
     view_ = TensorView(nullptr, shape, dtype);
     const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
     const size_t usable = (view_.num_bytes() + page) / page * page;  // at least one page
@@ -95,7 +95,7 @@ inline int64_t OffsetOf(const TensorView& view, int64_t i) {
 inline std::string IndexName(const TensorView& view, int64_t i) {
   std::string text = "]";
   for (int d = view.rank - 1; d >= 0; --d) {
-    text = (d > 0 ? ", " : "[") + std::to_string(i % view.shape[d]) + text;
+    text.insert(0, (d > 0 ? ", " : "[") + std::to_string(i % view.shape[d]));
     i /= view.shape[d];
   }
   return text;

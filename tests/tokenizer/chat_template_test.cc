@@ -52,7 +52,7 @@ int CompareAll(const std::filesystem::path& folder, const std::vector<ordered_js
       continue;
     }
     const std::string name = line["template"];
-    SCOPED_TRACE(name + " with " + context);
+    SCOPED_TRACE(testing::Message() << name << " with " << context);
     if (!contexts.contains(context)) {
       contexts[context] = ordered_json::parse(ReadWhole(folder / "contexts" / (context + ".json")));
     }
@@ -193,6 +193,7 @@ TEST(ChatTemplate, OneTemplateServesManyThreads) {
       "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{{ ns.n }} {{ line(m) }};{% endfor "
       "%}");
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&shared, t] {
       for (int i = 0; i < 50; ++i) {

@@ -159,6 +159,7 @@ TEST_P(RealTokenizerTest, ThreadsThatEncodeAtOnceGetTheSame) {
   }
   const auto expected = *tokenizer_->Encode(text);
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&] {
       for (int i = 0; i < 20; ++i) EXPECT_EQ(*tokenizer_->Encode(text), expected);
@@ -280,6 +281,7 @@ TEST(TokenizerTest, MergesAsThePlainAlgorithmDoesAtEveryLength) {
         pieces.erase(pieces.begin() + static_cast<int64_t>(place) + 1);
       }
       std::vector<int32_t> expected;
+      expected.reserve(pieces.size());
       for (const std::string& piece : pieces) expected.push_back(*tokenizer->IdOf(piece));
       EXPECT_EQ(*tokenizer->Encode(text), expected) << text;
       EXPECT_EQ(*tokenizer->Encode(text), expected) << "from the cache: " << text;

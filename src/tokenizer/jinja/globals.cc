@@ -102,7 +102,7 @@ struct Cycler : CallableObject, std::enable_shared_from_this<Cycler> {
           "next",
           [self](Evaluator&, Arguments& arguments) {
             const Parameters none("next", {}, arguments);
-            const Value current = self->items[self->position];
+            Value current = self->items[self->position];
             self->position = (self->position + 1) % self->items.size();
             return current;
           },

@@ -154,6 +154,7 @@ Value DictSort(Evaluator& evaluator, const Value& input, Arguments& arguments) {
   }
   SortByKey(evaluator, &keyed, parameters.Truth(2, false));
   std::vector<Value> pairs;
+  pairs.reserve(keyed.size());
   for (Keyed& entry : keyed) pairs.push_back(std::move(entry.item));
   return MakeList(std::move(pairs), evaluator.budget());
 }
@@ -185,6 +186,7 @@ Value Sort(Evaluator& evaluator, const Value& input, Arguments& arguments) {
   }
   SortByKey(evaluator, &keyed, parameters.Truth(0, false));
   std::vector<Value> sorted;
+  sorted.reserve(keyed.size());
   for (Keyed& entry : keyed) sorted.push_back(std::move(entry.item));
   return MakeList(std::move(sorted), evaluator.budget());
 }

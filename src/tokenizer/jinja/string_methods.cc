@@ -219,7 +219,8 @@ Value Find(Evaluator& evaluator, const Value& self, Arguments& arguments) {
     if (kMustFind) Fail("substring not found");
     return Value::Int(-1);
   }
-  return Value::Int(static_cast<Integer>(window.offset + CountCodePoints(window.text.substr(0, found))));
+  return Value::Int(static_cast<Integer>(window.offset) +
+                    static_cast<Integer>(CountCodePoints(window.text.substr(0, found))));
 }
 
 Value Count(Evaluator& evaluator, const Value& self, Arguments& arguments) {
@@ -228,7 +229,7 @@ Value Count(Evaluator& evaluator, const Value& self, Arguments& arguments) {
   evaluator.budget().Search(self.AsString().size(), needle.size());
   const Window window = ClipTo(self, parameters);
   if (window.empty_range) return Value::Int(0);
-  if (needle.empty()) return Value::Int(static_cast<Integer>(CountCodePoints(window.text) + 1));
+  if (needle.empty()) return Value::Int(static_cast<Integer>(CountCodePoints(window.text)) + 1);
   Integer count = 0;
   for (size_t at = window.text.find(needle); at != std::string_view::npos;
        at = window.text.find(needle, at + needle.size())) {

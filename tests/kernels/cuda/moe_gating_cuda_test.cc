@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "tests/kernels/moe_gating_testing.h"
 #include "tests/support/cuda_body_testing.h"
@@ -126,7 +127,7 @@ TEST_F(MoeGatingCudaTest, EdgeLogits) {
   rows[4 * kExperts + 2] = NAN;
   for (int e = 0; e < kExperts; ++e) rows[5 * kExperts + e] = NAN;
   for (int e = 0; e < kExperts; ++e) rows[6 * kExperts + e] = e % 2 == 0 ? 0.0f : -0.0f;  // equal: by index
-  for (int e = 0; e < kExperts; ++e) rows[7 * kExperts + e] = static_cast<float>(e / 10);
+  for (int e = 0; e < kExperts; ++e) rows[7 * kExperts + e] = std::floor(static_cast<float>(e) / 10);
   for (const RouterScoring scoring : {RouterScoring::kSoftmax, RouterScoring::kSigmoid}) {
     MoeGatingArgs args;
     args.logits = logits;

@@ -11,7 +11,6 @@ using attention_testing::Cache;
 using attention_testing::Chunk;
 using attention_testing::Shape;
 using attention_testing::Tolerance;
-using test::TestTensor;
 
 class PagedAttentionCudaTest : public test::CudaBodyTest, public testing::WithParamInterface<Shape> {};
 using PagedAttentionCudaCompanyTest = test::CudaBodyTest;

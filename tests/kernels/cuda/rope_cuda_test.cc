@@ -13,7 +13,8 @@ using RopeCudaTest = test::CudaBodyTest;
 TEST_F(RopeCudaTest, EqualsReference) {
   const int64_t num_tokens = 5, num_heads = 3, num_kv_heads = 2, max_positions = 40;
   test::Random random;
-  for (const auto& [head_dim, rotary_dim] : {std::pair<int64_t, int64_t>(64, 64), {50, 22}, {6, 0}}) {
+  for (const auto& dims : {std::pair<int64_t, int64_t>(64, 64), {50, 22}, {6, 0}}) {
+    const int64_t head_dim = dims.first, rotary_dim = dims.second;
     for (const bool interleaved : {false, true}) {
       const int64_t q_width = num_heads * head_dim, k_width = num_kv_heads * head_dim;
       const TestTensor cos_sin = test::NormalTensor(random, {max_positions, rotary_dim});
