@@ -7,7 +7,8 @@
 
 // In <op>.cc, inside namespace moed::kernels::cpu: defines void Op(ctx, args) over the bodies that <op>_cpu.cc defines
 // in namespaces moed::kernels::generic, ::avx2 and ::avx512 (moed_cpu_bodies in cmake/MoedTargets.cmake compiles it
-// once for each). Of MOED_DEFINE_CPU_DISPATCH_VNNI, for ops that multiply small integers, there is avx512_vnni as well.
+// once for each). MOED_DEFINE_CPU_PRODUCT_DISPATCH is for ops that multiply weights, of which there are bodies for all
+// of MOED_PRODUCT_ISAS (cmake/MoedTargets.cmake).
 #define MOED_DECLARE_CPU_BODY(isa, Op)                   \
   namespace isa {                                        \
   void Op(const ExecContext& ctx, const Op##Args& args); \
@@ -24,18 +25,33 @@
     if (ctx.isa >= Isa::kAvx2) return avx2::Op(ctx, args);     \
     generic::Op(ctx, args);                                    \
   }
-#define MOED_DEFINE_CPU_DISPATCH_VNNI(Op)                               \
-  }                                                                     \
-  MOED_DECLARE_CPU_BODY(generic, Op)                                    \
-  MOED_DECLARE_CPU_BODY(avx2, Op)                                       \
-  MOED_DECLARE_CPU_BODY(avx512, Op)                                     \
-  MOED_DECLARE_CPU_BODY(avx512_vnni, Op)                                \
-  namespace cpu {                                                       \
-  void Op(const ExecContext& ctx, const Op##Args& args) {               \
-    if (ctx.isa >= Isa::kAvx512Vnni) return avx512_vnni::Op(ctx, args); \
-    if (ctx.isa >= Isa::kAvx512) return avx512::Op(ctx, args);          \
-    if (ctx.isa >= Isa::kAvx2) return avx2::Op(ctx, args);              \
-    generic::Op(ctx, args);                                             \
+#define MOED_DEFINE_CPU_PRODUCT_DISPATCH(Op)              \
+  }                                                       \
+  MOED_DECLARE_CPU_BODY(generic, Op)                      \
+  MOED_DECLARE_CPU_BODY(avx2, Op)                         \
+  MOED_DECLARE_CPU_BODY(avx_vnni, Op)                     \
+  MOED_DECLARE_CPU_BODY(avx512, Op)                       \
+  MOED_DECLARE_CPU_BODY(avx512_vnni, Op)                  \
+  MOED_DECLARE_CPU_BODY(avx512_bf16, Op)                  \
+  MOED_DECLARE_CPU_BODY(amx, Op)                          \
+  namespace cpu {                                         \
+  void Op(const ExecContext& ctx, const Op##Args& args) { \
+    switch (ctx.isa) {                                    \
+      case Isa::kGeneric:                                 \
+        return generic::Op(ctx, args);                    \
+      case Isa::kAvx2:                                    \
+        return avx2::Op(ctx, args);                       \
+      case Isa::kAvxVnni:                                 \
+        return avx_vnni::Op(ctx, args);                   \
+      case Isa::kAvx512:                                  \
+        return avx512::Op(ctx, args);                     \
+      case Isa::kAvx512Vnni:                              \
+        return avx512_vnni::Op(ctx, args);                \
+      case Isa::kAvx512Bf16:                              \
+        return avx512_bf16::Op(ctx, args);                \
+      case Isa::kAmx:                                     \
+        return amx::Op(ctx, args);                        \
+    }                                                     \
   }
 #else
 #define MOED_DEFINE_CPU_DISPATCH(Op) \
@@ -43,7 +59,7 @@
   MOED_DECLARE_CPU_BODY(generic, Op) \
   namespace cpu {                    \
   void Op(const ExecContext& ctx, const Op##Args& args) { generic::Op(ctx, args); }
-#define MOED_DEFINE_CPU_DISPATCH_VNNI(Op) MOED_DEFINE_CPU_DISPATCH(Op)
+#define MOED_DEFINE_CPU_PRODUCT_DISPATCH(Op) MOED_DEFINE_CPU_DISPATCH(Op)
 #endif
 
 #endif  // KERNELS_COMMON_CPU_DISPATCH_H_

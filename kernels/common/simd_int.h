@@ -9,9 +9,14 @@
 
 #include "kernels/common/simd.h"
 
+// Whether there are 8-bit dot products of whole vectors.
+#if defined(__AVX512VNNI__) || (defined(__AVXVNNI__) && !defined(__AVX512F__))
+#define MOED_BYTE_DOTS 1
+#endif
+
 namespace moed::kernels::MOED_ISA {
 
-#if defined(__AVX512VNNI__)
+#if defined(MOED_BYTE_DOTS)
 using ActivationInt = int8_t;
 constexpr int kPartialSums = 1;
 using VecInt = VecU32;
@@ -23,7 +28,7 @@ typedef int16_t VecInt __attribute__((vector_size(kLanes * 4)));
 
 // The weights of as many outputs as there are lanes / kPartialSums.
 MOED_ALWAYS_INLINE VecInt LoadUnsignedBytes(const char* p) {
-#if defined(__AVX512VNNI__)
+#if defined(MOED_BYTE_DOTS)
   return LoadBits<VecInt>(p);
 #elif defined(__AVX512F__)
   return reinterpret_cast<VecInt>(_mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
@@ -37,14 +42,14 @@ MOED_ALWAYS_INLINE VecInt LoadUnsignedBytes(const char* p) {
 
 // Of bytes that hold two weights each.
 MOED_ALWAYS_INLINE VecInt LowFourBits(VecInt pairs) {
-#if defined(__AVX512VNNI__)
+#if defined(MOED_BYTE_DOTS)
   return pairs & 0x0f0f0f0fu;
 #else
   return pairs & 15;
 #endif
 }
 MOED_ALWAYS_INLINE VecInt HighFourBits(VecInt pairs) {
-#if defined(__AVX512VNNI__)
+#if defined(MOED_BYTE_DOTS)
   return (pairs >> 4) & 0x0f0f0f0fu;
 #else
   return pairs >> 4;
@@ -53,7 +58,7 @@ MOED_ALWAYS_INLINE VecInt HighFourBits(VecInt pairs) {
 
 // Four activations in every output's place.
 MOED_ALWAYS_INLINE VecInt BroadcastFour(const ActivationInt* p) {
-#if defined(__AVX512VNNI__)
+#if defined(MOED_BYTE_DOTS)
   uint32_t four;
   std::memcpy(&four, p, sizeof(four));
   return VecInt{} + four;
@@ -67,12 +72,14 @@ MOED_ALWAYS_INLINE VecInt BroadcastFour(const ActivationInt* p) {
 
 // sums + the products of adjacent weights and activations, added within each lane.
 MOED_ALWAYS_INLINE VecI32 Dot(VecInt weights, VecInt activations, VecI32 sums) {
-#if defined(__AVX512VNNI__) && defined(MOED_EMULATED_ISA)  // tests/support/avx512_emulation.h
-  return reinterpret_cast<VecI32>(_mm512_dpbusd_epi32(
-      reinterpret_cast<__m512i>(sums), reinterpret_cast<__m512i>(weights), reinterpret_cast<__m512i>(activations)));
+#if defined(MOED_BYTE_DOTS) && defined(MOED_EMULATED_ISA)
+  return moed_emulation::ByteDots(sums, weights, activations);
 #elif defined(__AVX512VNNI__)
   // g++ 12 copies the accumulator to and fro for the intrinsic.
   asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(weights), "v"(activations));
+  return sums;
+#elif defined(MOED_BYTE_DOTS)
+  asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sums) : "x"(weights), "x"(activations));
   return sums;
 #elif defined(__AVX512F__)
   return sums + reinterpret_cast<VecI32>(
@@ -91,7 +98,7 @@ MOED_ALWAYS_INLINE VecI32 Dot(VecInt weights, VecInt activations, VecI32 sums) {
 #endif
 }
 
-#if !defined(__AVX512VNNI__) && (defined(__AVX512F__) || defined(__AVX2__))
+#if !defined(MOED_BYTE_DOTS) && (defined(__AVX512F__) || defined(__AVX2__))
 constexpr bool kHasNarrowDots = true;
 #else
 constexpr bool kHasNarrowDots = false;

@@ -35,8 +35,8 @@ absl::Status Check(const BatchedGemmArgs& args) {
 }
 
 namespace cpu {
-MOED_DEFINE_CPU_DISPATCH_VNNI(Gemm)
-MOED_DEFINE_CPU_DISPATCH_VNNI(BatchedGemm)
+MOED_DEFINE_CPU_PRODUCT_DISPATCH(Gemm)
+MOED_DEFINE_CPU_PRODUCT_DISPATCH(BatchedGemm)
 }  // namespace cpu
 
 }  // namespace moed::kernels

@@ -1,8 +1,8 @@
 // Dense products with packed weight matrices: out = x * weight^T (+ bias), of one matrix or of one for each head.
 //
 // With integer weights the rows of x become integers too, group by group as the weight has them: q = round(x / scale),
-// scale = the largest magnitude of the group / 127. A group's products are added as integers, without error. On CUDA
-// rows that meet bf16 weights become bf16 themselves, for the tensor cores.
+// scale = the largest magnitude of the group / 127. A group's products are added as integers, without error. On CUDA,
+// and on processors with bf16 dot products, rows that meet bf16 weights become bf16 themselves.
 #ifndef KERNELS_GEMM_GEMM_H_
 #define KERNELS_GEMM_GEMM_H_
 

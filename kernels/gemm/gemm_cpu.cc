@@ -24,7 +24,7 @@ const char* PackRows(const ExecContext& ctx, int64_t num_products, const Product
   const int64_t row_bytes = format.row_bytes();
   const auto bytes = static_cast<size_t>(num_products * m * row_bytes);
   char* const packed = static_cast<char*>(ctx.workspace->Allocate(bytes));
-  char* const scratch = format.is_integer ? static_cast<char*>(ctx.workspace->Allocate(bytes)) : nullptr;
+  char* const scratch = format.converts_rows() ? static_cast<char*>(ctx.workspace->Allocate(bytes)) : nullptr;
   ctx.threads->ParallelFor(num_products * num_tiles, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
     for (int64_t i = begin; i < end; ++i) {
       const Product product = product_at(i / num_tiles);

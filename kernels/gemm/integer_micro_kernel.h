@@ -9,27 +9,37 @@
 
 #include "kernels/common/simd.h"
 #include "kernels/common/simd_int.h"
+#include "kernels/common/simd_tiles.h"
 #include "kernels/gemm/packed_weight.h"
 
 namespace moed::kernels::MOED_ISA {
 
-// Rows of a tile of quantised activations, at most: as many as two vectors of accumulators each fit in the registers.
-constexpr int kMaxIntegerTileRows = kLanes == 16 ? 12 : 6;
+// Rows of a tile of quantised activations, at most: as many as two vectors of accumulators each fit in the registers,
+// or two tile registers.
+constexpr int kMaxIntegerTileRows = kHasTiles ? 2 * kTileRegisterRows : kLanes == 16 ? 12 : 6;
 
-// A tile of quantised rows is a chain of groups. In a group of `inputs` inputs (padded with zeros to a multiple of 8):
-//   [inputs / 4][rows][4] integers        of activation_bytes each, so that the micro-kernel reads one stream
-//   [rows] int32                          -offset * their sum, where offset is what the weights were raised by
-//   [rows] float                          scales, in units of kScaleUnit
+// A tile of quantised rows is a chain of groups. In a group of `inputs` inputs (padded with zeros to whole blocks):
+//   [inputs / block][rows][block] integers  of activation_bytes each, so that the micro-kernel reads one stream
+//   [rows] int32                            -offset * their sum, where offset is what the weights were raised by
+//   [rows] float                            scales, in units of kScaleUnit
 struct IntegerTileLayout {
   int64_t rows;
   int64_t activation_bytes;
+  int64_t block_inputs;  // 4, or as many as a row of a tile register holds: 64, or a whole group that is smaller
 
   // For products with weights of that layout.
   MOED_ALWAYS_INLINE IntegerTileLayout(int64_t rows, const IntegerLayout& weight)
       : rows(rows),
-        activation_bytes(kHasNarrowDots && weight.is_int4() ? 1 : static_cast<int64_t>(sizeof(ActivationInt))) {}
+        activation_bytes(kHasNarrowDots && weight.is_int4() ? 1 : static_cast<int64_t>(sizeof(ActivationInt))),
+        block_inputs(!kHasTiles                               ? 4
+                     : weight.group_size < kTileRegisterBytes ? weight.group_size
+                                                              : kTileRegisterBytes) {}
 
-  MOED_ALWAYS_INLINE int64_t DataBytes(int64_t inputs) const { return inputs * rows * activation_bytes; }
+  // A group's inputs, of which the weight has `inputs`.
+  MOED_ALWAYS_INLINE int64_t Padded(int64_t inputs) const {
+    return (inputs + block_inputs - 1) / block_inputs * block_inputs;
+  }
+  MOED_ALWAYS_INLINE int64_t DataBytes(int64_t inputs) const { return Padded(inputs) * rows * activation_bytes; }
   MOED_ALWAYS_INLINE int64_t GroupBytes(int64_t inputs) const { return DataBytes(inputs) + rows * 8; }
   MOED_ALWAYS_INLINE int64_t TileBytes(const IntegerLayout& weight, int64_t k) const {
     const int64_t last = weight.NumGroups(k) - 1;
@@ -236,7 +246,8 @@ using TileFunction = void (*)(const char* activations, const char* weights, cons
 
 template <WeightFormat::Type kType, int kRows>
 constexpr TileFunction Choose() {
-  if constexpr (kRows > kMaxIntegerTileRows) {
+  // More than one row is for the tile registers, where there are some.
+  if constexpr (kRows > kMaxIntegerTileRows || (kHasTiles && kRows > 1)) {
     return nullptr;
   } else {
     return Tile<kType, kRows>;

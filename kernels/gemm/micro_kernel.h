@@ -7,19 +7,43 @@
 #define KERNELS_GEMM_MICRO_KERNEL_H_
 
 #include "kernels/common/simd.h"
+#include "kernels/common/simd_bf16.h"
 #include "kernels/gemm/integer_micro_kernel.h"
 #include "kernels/gemm/packed_weight.h"
+#include "kernels/gemm/tile_micro_kernel.h"
 
 namespace moed::kernels::MOED_ISA {
 
 constexpr int kPanel = PackedWeight::kPanel;
 constexpr int kPanelVectors = kPanel / kLanes;
 
+// What rows are when they are multiplied.
+enum class RowFormat {
+  kFloats,
+  kBf16,      // rounded, where there are bf16 dot products and the weight is bf16 and asks for nothing else
+  kIntegers,  // for integer weights
+};
+MOED_ALWAYS_INLINE RowFormat RowFormatFor(const PackedWeight& weight) {
+  using Type = WeightFormat::Type;
+  if (weight.format.type == Type::kInt8 || weight.format.type == Type::kInt4) return RowFormat::kIntegers;
+  return kHasBf16Dots && weight.format.type == Type::kBF16 && weight.activations == ActivationRounding::kNone
+             ? RowFormat::kBf16
+             : RowFormat::kFloats;
+}
+
 // The largest tile of floats. Its accumulators, a row of weights and one activation fill the registers: 32 of 16 lanes,
 // or 16.
 constexpr int kMaxFloatTileRows = kLanes == 16 ? 12 : kLanes == 8 ? 3 : 2;
+constexpr int kMaxBf16TileRows = kHasTiles ? 2 * kTileRegisterRows : kMaxFloatTileRows;
 // The largest of any format.
 constexpr int kMaxTileRows = kMaxFloatTileRows > kMaxIntegerTileRows ? kMaxFloatTileRows : kMaxIntegerTileRows;
+static_assert(kMaxTileRows >= kMaxBf16TileRows);
+
+// Inputs of a row of bf16, rounded up to what products take at once.
+MOED_ALWAYS_INLINE int64_t PaddedBf16Inputs(int64_t k) {
+  constexpr int64_t kBlock = kHasTiles ? kTileRegisterBytes / 2 : 2;
+  return (k + kBlock - 1) / kBlock * kBlock;
+}
 
 // Panels that a tile of `rows` takes side by side: a chain of additions waits for each before the next, so that few
 // rows need several panels to keep the arithmetic units (or the memory) busy.
@@ -43,10 +67,15 @@ struct Panels {
   int64_t panel_bytes;
   int64_t k;
   WeightFormat::Type type;
+  RowFormat rows;
   IntegerLayout layout;
 
   MOED_ALWAYS_INLINE explicit Panels(const PackedWeight& weight)
-      : data(static_cast<const char*>(weight.data)), k(weight.k), type(weight.format.type), layout(weight.format) {
+      : data(static_cast<const char*>(weight.data)),
+        k(weight.k),
+        type(weight.format.type),
+        rows(RowFormatFor(weight)),
+        layout(weight.format) {
     panel_bytes = type == WeightFormat::Type::kF32    ? k * kPanel * 4
                   : type == WeightFormat::Type::kBF16 ? (k + 1) / 2 * kPanel * 4
                                                       : layout.PanelBytes(k);
@@ -56,6 +85,12 @@ struct Panels {
 };
 
 namespace micro_kernel {
+
+enum class Operands {
+  kF32,        // floats and floats
+  kBf16,       // floats and weights of bf16
+  kBf16Pairs,  // both bf16, in pairs along k
+};
 
 // Vectors of a panel that one pass takes: all of them, unless the accumulators would not fit in 16 registers of 4.
 constexpr int PassVectors(int rows) { return kLanes == 4 && rows > 1 ? kPanelVectors / 2 : kPanelVectors; }
@@ -77,24 +112,40 @@ MOED_ALWAYS_INLINE VecF32 EvenOfPair(VecU32 pair) { return reinterpret_cast<VecF
 MOED_ALWAYS_INLINE VecF32 OddOfPair(VecU32 pair) { return reinterpret_cast<VecF32>(pair & 0xffff0000u); }
 
 // One pass over k for kVectors vectors of each of kPanels panels, `weights` pointing at the first.
-template <WeightFormat::Type kType, int kRows, int kPanels, int kVectors>
+template <Operands kOperands, int kRows, int kPanels, int kVectors>
 MOED_ALWAYS_INLINE void Pass(const float* activations, const char* weights, int64_t panel_bytes, int64_t k,
                              Prefetch prefetch, VecF32 (&accumulators)[kRows][kPanels * kVectors]) {
   constexpr int64_t kStep = kPanel * 4;  // bytes of one k (fp32) or two (bf16) in a panel
   constexpr int64_t kVectorBytes = sizeof(VecF32);
-  const int64_t steps = kType == WeightFormat::Type::kF32 ? k : k / 2;
+  const int64_t steps = kOperands == Operands::kF32 ? k : kOperands == Operands::kBf16 ? k / 2 : (k + 1) / 2;
   for (int64_t step = 0; step < steps; ++step, weights += kStep) {
     if constexpr (kRows > 1) {  // a single row only waits for memory anyway
       PrefetchL2(prefetch.from);
       prefetch.from += prefetch.step;
     }
-    if constexpr (kType == WeightFormat::Type::kF32) {
+    if constexpr (kOperands == Operands::kF32) {
       VecF32 w[kPanels * kVectors];
 #pragma GCC unroll 16
       for (int v = 0; v < kPanels * kVectors; ++v) {
         w[v] = LoadBits<VecF32>(weights + v / kVectors * panel_bytes + v % kVectors * kVectorBytes);
       }
       Accumulate(activations, w, accumulators);
+      activations += kRows;
+    } else if constexpr (kOperands == Operands::kBf16Pairs) {
+      VecU32 w[kPanels * kVectors];
+#pragma GCC unroll 16
+      for (int v = 0; v < kPanels * kVectors; ++v) {
+        w[v] = LoadBits<VecU32>(weights + v / kVectors * panel_bytes + v % kVectors * kVectorBytes);
+      }
+#pragma GCC unroll 16
+      for (int row = 0; row < kRows; ++row) {
+        uint32_t pair;
+        std::memcpy(&pair, activations + row, sizeof(pair));
+#pragma GCC unroll 16
+        for (int v = 0; v < kPanels * kVectors; ++v) {
+          accumulators[row][v] = Bf16Dot(VecU32{} + pair, w[v], accumulators[row][v]);
+        }
+      }
       activations += kRows;
     } else {
       VecU32 pairs[kPanels * kVectors];
@@ -111,7 +162,7 @@ MOED_ALWAYS_INLINE void Pass(const float* activations, const char* weights, int6
       activations += 2 * kRows;
     }
   }
-  if (kType == WeightFormat::Type::kBF16 && k % 2 != 0) {
+  if (kOperands == Operands::kBf16 && k % 2 != 0) {
     VecF32 w[kPanels * kVectors];
 #pragma GCC unroll 16
     for (int v = 0; v < kPanels * kVectors; ++v) {
@@ -121,14 +172,14 @@ MOED_ALWAYS_INLINE void Pass(const float* activations, const char* weights, int6
   }
 }
 
-template <WeightFormat::Type kType, int kRows, int kPanels>
+template <Operands kOperands, int kRows, int kPanels>
 void Tile(const float* activations, const char* weights, int64_t panel_bytes, int64_t k, Prefetch prefetch,
           float* out) {
   constexpr int kVectors = PassVectors(kRows);
   for (int first = 0; first < kPanelVectors; first += kVectors) {
     VecF32 accumulators[kRows][kPanels * kVectors] = {};
-    Pass<kType, kRows, kPanels, kVectors>(activations, weights + first * sizeof(VecF32), panel_bytes, k, prefetch,
-                                          accumulators);
+    Pass<kOperands, kRows, kPanels, kVectors>(activations, weights + first * sizeof(VecF32), panel_bytes, k, prefetch,
+                                              accumulators);
 #pragma GCC unroll 4
     for (int panel = 0; panel < kPanels; ++panel) {
 #pragma GCC unroll 16
@@ -146,22 +197,51 @@ using TileFunction = void (*)(const float* activations, const char* weights, int
                               Prefetch prefetch, float* out);
 
 // [rows - 1]
-template <bool kWide, WeightFormat::Type kType, int kRows>
+template <bool kWide, Operands kOperands, int kRows>
 constexpr TileFunction Choose() {
   if constexpr (kRows > kMaxFloatTileRows) {
     return nullptr;
   } else {
-    return Tile < kType, kRows, kWide ? PanelsAtOnce(kRows) : 1 > ;
+    return Tile < kOperands, kRows, kWide ? PanelsAtOnce(kRows) : 1 > ;
   }
 }
-template <bool kWide, WeightFormat::Type kType>
+template <bool kWide, Operands kTypes>
 struct Table {
   static constexpr TileFunction kFunctions[12] = {
-      Choose<kWide, kType, 1>(), Choose<kWide, kType, 2>(),  Choose<kWide, kType, 3>(),  Choose<kWide, kType, 4>(),
-      Choose<kWide, kType, 5>(), Choose<kWide, kType, 6>(),  Choose<kWide, kType, 7>(),  Choose<kWide, kType, 8>(),
-      Choose<kWide, kType, 9>(), Choose<kWide, kType, 10>(), Choose<kWide, kType, 11>(), Choose<kWide, kType, 12>(),
+      Choose<kWide, kTypes, 1>(), Choose<kWide, kTypes, 2>(),  Choose<kWide, kTypes, 3>(),  Choose<kWide, kTypes, 4>(),
+      Choose<kWide, kTypes, 5>(), Choose<kWide, kTypes, 6>(),  Choose<kWide, kTypes, 7>(),  Choose<kWide, kTypes, 8>(),
+      Choose<kWide, kTypes, 9>(), Choose<kWide, kTypes, 10>(), Choose<kWide, kTypes, 11>(), Choose<kWide, kTypes, 12>(),
   };
 };
+
+// Of tiles whose rows are floats or bf16.
+template <bool kWide>
+MOED_ALWAYS_INLINE TileFunction FunctionFor(const Panels& panels, int rows) {
+  if (panels.type == WeightFormat::Type::kF32) return Table<kWide, Operands::kF32>::kFunctions[rows - 1];
+  if constexpr (kHasBf16Dots && !kHasTiles) {
+    if (panels.rows == RowFormat::kBf16) return Table<kWide, Operands::kBf16Pairs>::kFunctions[rows - 1];
+  }
+  return Table<kWide, Operands::kBf16>::kFunctions[rows - 1];
+}
+
+#if defined(__AMX_TILE__)
+// Whether the tile registers make this product; others keep to the vectors. (A single row of integers has the same
+// results there, from one pass over the weights as they lie.)
+MOED_ALWAYS_INLINE bool TakesTiles(const Panels& panels, int rows) {
+  return panels.rows == RowFormat::kBf16 || (panels.rows == RowFormat::kIntegers && rows > 1);
+}
+MOED_ALWAYS_INLINE void ProductInTiles(const char* tile, int rows, const Panels& panels, const char* weights,
+                                       Prefetch prefetch, float* out) {
+  using Type = WeightFormat::Type;
+  if (panels.rows == RowFormat::kBf16) {
+    tile_micro_kernel::Bf16Product(tile, rows, weights, panels.k, prefetch, out);
+  } else if (panels.type == Type::kInt8) {
+    tile_micro_kernel::IntegerProduct<Type::kInt8>(tile, rows, weights, panels.layout, panels.k, prefetch, out);
+  } else {
+    tile_micro_kernel::IntegerProduct<Type::kInt4>(tile, rows, weights, panels.layout, panels.k, prefetch, out);
+  }
+}
+#endif
 
 }  // namespace micro_kernel
 
@@ -183,7 +263,16 @@ MOED_ALWAYS_INLINE void TileProduct(const void* tile, int rows, const Panels& pa
   const char* const weights = panels.Panel(first);
   constexpr int64_t kAhead = 4096;
   if (prefetch.from == nullptr) prefetch = {weights + kAhead, Prefetch::kStepBytes};
-  if (panels.type == Type::kInt8 || panels.type == Type::kInt4) {
+#if defined(__AMX_TILE__)
+  if (micro_kernel::TakesTiles(panels, rows)) {
+    for (int i = 0; i < count; ++i) {
+      micro_kernel::ProductInTiles(static_cast<const char*>(tile), rows, panels, weights + i * panels.panel_bytes,
+                                   prefetch, out + i * rows * kPanel);
+    }
+    return;
+  }
+#endif
+  if (panels.rows == RowFormat::kIntegers) {
     const auto* function = panels.type == Type::kInt8 ? integer_micro_kernel::Table<Type::kInt8>::kFunctions
                                                       : integer_micro_kernel::Table<Type::kInt4>::kFunctions;
     for (int i = 0; i < count; ++i) {
@@ -192,18 +281,16 @@ MOED_ALWAYS_INLINE void TileProduct(const void* tile, int rows, const Panels& pa
     }
     return;
   }
-  using micro_kernel::Table;
   const float* const activations = static_cast<const float*>(tile);
-  const bool is_f32 = panels.type == Type::kF32;
   if (count > 1 && count == PanelsAtOnce(rows)) {
-    const auto* function = is_f32 ? Table<true, Type::kF32>::kFunctions : Table<true, Type::kBF16>::kFunctions;
-    function[rows - 1](activations, weights, panels.panel_bytes, panels.k, prefetch, out);
+    const auto function = micro_kernel::FunctionFor<true>(panels, rows);
+    function(activations, weights, panels.panel_bytes, panels.k, prefetch, out);
     return;
   }
-  const auto* function = is_f32 ? Table<false, Type::kF32>::kFunctions : Table<false, Type::kBF16>::kFunctions;
+  const auto function = micro_kernel::FunctionFor<false>(panels, rows);
   for (int i = 0; i < count; ++i) {
-    function[rows - 1](activations, weights + i * panels.panel_bytes, panels.panel_bytes, panels.k, prefetch,
-                       out + i * rows * kPanel);
+    function(activations, weights + i * panels.panel_bytes, panels.panel_bytes, panels.k, prefetch,
+             out + i * rows * kPanel);
   }
 }
 

@@ -32,7 +32,7 @@ void Quantize(const float* row, int64_t k, const IntegerLayout& layout, int32_t 
   const float row_scale = by_row ? LargestMagnitude(row, k) / 127.5f : 0.0f;
   for (int64_t group = 0, first = 0; first < k; ++group, first += layout.group_size) {
     const int64_t n = k - first < layout.group_size ? k - first : layout.group_size;
-    const int64_t padded = layout.GroupInputs(k, group);
+    const int64_t inputs = layout.GroupInputs(k, group), padded = tile_layout.Padded(inputs);
     auto* const integers = reinterpret_cast<Int*>(to);
     int32_t sum;
     float scale;
@@ -48,9 +48,9 @@ void Quantize(const float* row, int64_t k, const IntegerLayout& layout, int32_t 
       scale = largest * (PackedWeight::kScaleUnit / 127.0f);
     }
     const int32_t correction = -offset * sum;
-    std::memcpy(to + tile_layout.DataBytes(padded), &correction, sizeof(correction));
-    std::memcpy(to + tile_layout.DataBytes(padded) + sizeof(correction), &scale, sizeof(scale));
-    to += tile_layout.GroupBytes(padded);
+    std::memcpy(to + tile_layout.DataBytes(inputs), &correction, sizeof(correction));
+    std::memcpy(to + tile_layout.DataBytes(inputs) + sizeof(correction), &scale, sizeof(scale));
+    to += tile_layout.GroupBytes(inputs);
   }
 }
 

@@ -8,36 +8,52 @@
 namespace moed::kernels {
 
 // The bodies of machine_peaks_cpu.cc.
+struct PeakBodies {
+  int64_t (*multiply_adds)(int64_t rounds, float* sink);
+  int64_t (*dot_products)(int64_t rounds, float* sink);
+  int64_t (*bf16_products)(int64_t rounds, float* sink);
+  void (*read_memory)(const char* data, int64_t bytes, float* sink);
+};
 #define MOED_DECLARE_PEAKS(isa)                                  \
   namespace isa {                                                \
   int64_t MultiplyAdds(int64_t rounds, float* sink);             \
   int64_t DotProducts(int64_t rounds, float* sink);              \
+  int64_t Bf16Products(int64_t rounds, float* sink);             \
   void ReadMemory(const char* data, int64_t bytes, float* sink); \
   }
+#define MOED_PEAK_BODIES(isa) \
+  PeakBodies { isa::MultiplyAdds, isa::DotProducts, isa::Bf16Products, isa::ReadMemory }
 MOED_DECLARE_PEAKS(generic)
 #if defined(__x86_64__)
 MOED_DECLARE_PEAKS(avx2)
+MOED_DECLARE_PEAKS(avx_vnni)
 MOED_DECLARE_PEAKS(avx512)
 MOED_DECLARE_PEAKS(avx512_vnni)
+MOED_DECLARE_PEAKS(avx512_bf16)
+MOED_DECLARE_PEAKS(amx)
 #endif
 
 namespace {
 
-struct Bodies {
-  int64_t (*multiply_adds)(int64_t, float*);
-  int64_t (*dot_products)(int64_t, float*);
-  void (*read_memory)(const char*, int64_t, float*);
-};
-
-Bodies Choose(Isa isa) {
+PeakBodies Choose(Isa isa) {
+  switch (isa) {
 #if defined(__x86_64__)
-  if (isa >= Isa::kAvx512Vnni) {
-    return {avx512_vnni::MultiplyAdds, avx512_vnni::DotProducts, avx512_vnni::ReadMemory};
-  }
-  if (isa >= Isa::kAvx512) return {avx512::MultiplyAdds, avx512::DotProducts, avx512::ReadMemory};
-  if (isa >= Isa::kAvx2) return {avx2::MultiplyAdds, avx2::DotProducts, avx2::ReadMemory};
+    case Isa::kAvx2:
+      return MOED_PEAK_BODIES(avx2);
+    case Isa::kAvxVnni:
+      return MOED_PEAK_BODIES(avx_vnni);
+    case Isa::kAvx512:
+      return MOED_PEAK_BODIES(avx512);
+    case Isa::kAvx512Vnni:
+      return MOED_PEAK_BODIES(avx512_vnni);
+    case Isa::kAvx512Bf16:
+      return MOED_PEAK_BODIES(avx512_bf16);
+    case Isa::kAmx:
+      return MOED_PEAK_BODIES(amx);
 #endif
-  return {generic::MultiplyAdds, generic::DotProducts, generic::ReadMemory};
+    default:
+      return MOED_PEAK_BODIES(generic);
+  }
 }
 
 // The shortest of a few runs of `body` by the team, in seconds.
@@ -68,8 +84,10 @@ double Now(int num_threads) {
 
 double PeakOperations(const ExecContext& ctx, WeightFormat format) {
   constexpr int64_t kRounds = 100000;
-  const Bodies bodies = Choose(ctx.isa);
-  const auto body = format.is_integer() ? bodies.dot_products : bodies.multiply_adds;
+  const PeakBodies bodies = Choose(ctx.isa);
+  const auto body = format.is_integer()                        ? bodies.dot_products
+                    : format.type == WeightFormat::Type::kBF16 ? bodies.bf16_products
+                                                               : bodies.multiply_adds;
   const int num_threads = ctx.threads->num_threads();
   std::vector<Sink> sinks(num_threads);
   std::vector<int64_t> operations(num_threads);
@@ -86,7 +104,7 @@ double PeakOperations(const ExecContext& ctx, WeightFormat format) {
 double ReadBandwidth(const ExecContext& ctx, const void* memory, size_t bytes) {
   constexpr int64_t kPiece = 1 << 20;
   constexpr size_t kReadBytes = size_t{192} << 20;
-  const Bodies bodies = Choose(ctx.isa);
+  const PeakBodies bodies = Choose(ctx.isa);
   const int num_threads = ctx.threads->num_threads();
   std::vector<Sink> sinks(num_threads);
   const auto read_bytes = static_cast<int64_t>(std::min(bytes, kReadBytes));

@@ -16,8 +16,8 @@ namespace moed::kernels {
 double Now(int num_threads);
 
 // Operations a second of the whole team on registers alone, in the context's instruction set, a multiplication and an
-// addition counted as two: fused multiply-adds of floats for weights of floats, dot products of small integers for
-// integer weights. The best of a few short samples.
+// addition counted as two: dot products of small integers for integer weights and of bf16 for bf16, where it has them,
+// else fused multiply-adds of floats. The best of a few short samples.
 double PeakOperations(const ExecContext& ctx, WeightFormat format);
 
 // Bytes a second that the whole team reads from `memory` (its first 192 MiB at most; it should be several times the

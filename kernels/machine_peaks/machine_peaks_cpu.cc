@@ -1,5 +1,7 @@
 #include "kernels/common/simd.h"
+#include "kernels/common/simd_bf16.h"
 #include "kernels/common/simd_int.h"
+#include "kernels/common/simd_tiles.h"
 
 namespace moed::kernels::MOED_ISA {
 
@@ -18,7 +20,37 @@ int64_t MultiplyAdds(int64_t rounds, float* sink) {
   return rounds * kChains * kLanes * 2;
 }
 
-// The same with dot products of small integers.
+#if defined(__AMX_TILE__)
+
+namespace {
+
+// The operations of `rounds` products of full registers: what zeros take is what anything takes.
+template <typename Add>
+int64_t TileProducts(int64_t rounds, float* sink, const Add& add) {
+  constexpr int kRows = 2 * kTileRegisterRows, kOutputs = 32;
+  alignas(64) char zeros[kRows * kTileRegisterBytes] = {};
+  alignas(64) float sums[kRows * kOutputs];
+  const ProductTiles tiles(kRows, kTileRegisterBytes);
+  tiles.Zero();
+  tiles.Load(zeros, zeros);
+  for (int64_t i = 0; i < rounds; ++i) add(tiles);
+  tiles.Store(sums);
+  *sink = sums[0];
+  return rounds * kRows * kOutputs * 2;  // times the values of a register's row
+}
+
+}  // namespace
+
+int64_t DotProducts(int64_t rounds, float* sink) {
+  return TileProducts(rounds, sink, [](const ProductTiles& tiles) { tiles.AddIntegers(); }) * kTileRegisterBytes;
+}
+int64_t Bf16Products(int64_t rounds, float* sink) {
+  return TileProducts(rounds, sink, [](const ProductTiles& tiles) { tiles.AddBf16(); }) * kTileRegisterBytes / 2;
+}
+
+#else
+
+// The same with dot products of small integers,
 int64_t DotProducts(int64_t rounds, float* sink) {
   constexpr int kChains = 12;
   VecI32 sums[kChains];
@@ -37,6 +69,24 @@ int64_t DotProducts(int64_t rounds, float* sink) {
   *sink = static_cast<float>(ReduceMax(sums[0]) & 1);
   return rounds * kChains * kLanes * (4 / kPartialSums) * 2;
 }
+
+// and of bf16, where there are any.
+int64_t Bf16Products(int64_t rounds, float* sink) {
+  if (!kHasBf16Dots) return MultiplyAdds(rounds, sink);
+  constexpr int kChains = 12;
+  VecF32 sums[kChains];
+  for (int chain = 0; chain < kChains; ++chain) sums[chain] = Set(static_cast<float>(chain));
+  const VecU32 a = reinterpret_cast<VecU32>(Set(*sink)), b = reinterpret_cast<VecU32>(Set(0.5f));
+  for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 12
+    for (int chain = 0; chain < kChains; ++chain) sums[chain] = Bf16Dot(a, b, sums[chain]);
+  }
+  for (int chain = 1; chain < kChains; ++chain) sums[0] += sums[chain];
+  *sink = ReduceSum(sums[0]);
+  return rounds * kChains * kLanes * 2 * 2;
+}
+
+#endif
 
 // Reads `bytes` (rounded down to whole blocks) once.
 void ReadMemory(const char* data, int64_t bytes, float* sink) {

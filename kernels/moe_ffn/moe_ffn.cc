@@ -90,7 +90,7 @@ absl::Status Check(const MoeFfnArgs& args) {
 }
 
 namespace cpu {
-MOED_DEFINE_CPU_DISPATCH_VNNI(MoeFfn)
+MOED_DEFINE_CPU_PRODUCT_DISPATCH(MoeFfn)
 }  // namespace cpu
 
 }  // namespace moed::kernels

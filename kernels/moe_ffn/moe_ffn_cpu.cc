@@ -30,18 +30,18 @@ struct ActiveExpert {
 
 struct Plan {
   TileFormat x_format, hidden_format;
-  char* quantized_x;    // [num_tokens] tiles of one row, where x_format is of integers: each token is quantised once
+  char* converted_x;    // [num_tokens] tiles of one row, where x_format converts rows: each token's once
   char* packed_x;       // tile t's at t.first times the bytes of a row
   char* packed_hidden;  // likewise; null where `hidden` is packed as it is written
   char* hidden_scratch;
 
-  // Row `token` of x as a tile of one row, which needs no packing, or nothing more than QuantizeX did.
+  // Row `token` of x as a tile of one row, which needs no packing, or nothing more than ConvertX did.
   MOED_ALWAYS_INLINE const char* RowTile(const MoeFfnArgs& args, int64_t token) const {
-    if (x_format.is_integer) return quantized_x + token * x_format.row_bytes();
+    if (x_format.converts_rows()) return converted_x + token * x_format.row_bytes();
     return reinterpret_cast<const char*>(args.x.As<float>() + token * args.x.stride(0));
   }
   MOED_ALWAYS_INLINE bool NeedsJoining(int rows) const {
-    return rows > 1 || (x_format.takes_rows() && !x_format.is_integer);
+    return rows > 1 || (x_format.takes_rows() && !x_format.converts_rows());
   }
   ActiveExpert* experts;
   int64_t num_experts;
@@ -66,7 +66,7 @@ Plan MakePlan(const ExecContext& ctx, const MoeFfnArgs& args) {
   const int32_t* const pairs = args.sorted_pairs.As<int32_t>();
   Plan plan = {.x_format = TileFormat(args.gate[0]),
                .hidden_format = TileFormat(args.down[0]),
-               .quantized_x = nullptr,
+               .converted_x = nullptr,
                .packed_x = nullptr,
                .packed_hidden = nullptr,
                .hidden_scratch = nullptr,
@@ -75,10 +75,10 @@ Plan MakePlan(const ExecContext& ctx, const MoeFfnArgs& args) {
                .tiles = Allocate<Tile>(ctx, num_pairs),
                .num_tiles = 0,
                .max_tiles = 1};
-  if (plan.x_format.is_integer) plan.quantized_x = AllocateTiles(ctx, plan.x_format, args.x.dim(0));
+  if (plan.x_format.converts_rows()) plan.converted_x = AllocateTiles(ctx, plan.x_format, args.x.dim(0));
   plan.packed_x = AllocateTiles(ctx, plan.x_format, num_pairs);
   if (plan.hidden_format.takes_rows()) plan.packed_hidden = AllocateTiles(ctx, plan.hidden_format, num_pairs);
-  if (plan.hidden_format.is_integer) plan.hidden_scratch = AllocateTiles(ctx, plan.hidden_format, num_pairs);
+  if (plan.hidden_format.converts_rows()) plan.hidden_scratch = AllocateTiles(ctx, plan.hidden_format, num_pairs);
   float* const hidden_values = Allocate<float>(ctx, num_pairs * intermediate);
   const int x_rows = plan.x_format.max_rows(), hidden_rows = plan.hidden_format.max_rows();
   for (int64_t expert = 0; expert < args.num_experts; ++expert) {
@@ -103,13 +103,13 @@ Plan MakePlan(const ExecContext& ctx, const MoeFfnArgs& args) {
   return plan;
 }
 
-// Makes integers of the tokens' rows, where gate and up take these.
-void QuantizeX(const ExecContext& ctx, const MoeFfnArgs& args, const Plan& plan) {
-  if (!plan.x_format.is_integer) return;
+// Makes integers or bf16 of the tokens' rows, where gate and up take these.
+void ConvertX(const ExecContext& ctx, const MoeFfnArgs& args, const Plan& plan) {
+  if (!plan.x_format.converts_rows()) return;
   ctx.threads->ParallelFor(args.x.dim(0), 4, [&](int64_t begin, int64_t end, int /*worker*/) {
     for (int64_t token = begin; token < end; ++token) {
-      plan.x_format.Quantize(args.x.As<float>() + token * args.x.stride(0),
-                             plan.quantized_x + token * plan.x_format.row_bytes());
+      plan.x_format.Convert(args.x.As<float>() + token * args.x.stride(0),
+                            plan.converted_x + token * plan.x_format.row_bytes());
     }
   });
 }
@@ -127,7 +127,7 @@ void PackTiles(const ExecContext& ctx, const MoeFfnArgs& args, const Plan& plan)
         rows[row] = plan.RowTile(args, pairs[tile.first + row] / args.top_k);
       }
       char* const packed = plan.packed_x + tile.first * plan.x_format.row_bytes();
-      if (plan.x_format.is_integer) {
+      if (plan.x_format.converts_rows()) {
         plan.x_format.Join(rows, tile.rows, packed);
       } else {
         plan.x_format.Pack(reinterpret_cast<const float* const*>(rows), tile.rows, nullptr, packed);
@@ -328,7 +328,7 @@ void MoeFfn(const ExecContext& ctx, const MoeFfnArgs& args) {
   if (args.x.dim(0) == 0) return;
   const Workspace::Scope scope(ctx.workspace);
   const Plan plan = MakePlan(ctx, args);
-  QuantizeX(ctx, args, plan);
+  ConvertX(ctx, args, plan);
   PackTiles(ctx, args, plan);
   GateUp(ctx, args, plan);
   PackHidden(ctx, args, plan);

@@ -131,13 +131,13 @@ __device__ __forceinline__ void LoadQueries(const AttentionParameters<T>& p, con
       const int i = first + j * kThreads;
       if (i >= kRows * kQuads) break;
       Element* const row = query + i / kQuads * kStride;
-      const unsigned first = Pack(q[j].x, q[j].y, Element()), second = Pack(q[j].z, q[j].w, Element());
+      const unsigned low = Pack(q[j].x, q[j].y, Element()), high = Pack(q[j].z, q[j].w, Element());
       if constexpr (std::is_same_v<T, int8_t>) {
         const int place = PlaceOfQuery(i % kQuads * 4);
-        *reinterpret_cast<unsigned*>(row + place) = first;
-        *reinterpret_cast<unsigned*>(row + place + 8) = second;
+        *reinterpret_cast<unsigned*>(row + place) = low;
+        *reinterpret_cast<unsigned*>(row + place + 8) = high;
       } else {
-        *reinterpret_cast<uint2*>(row + i % kQuads * 4) = make_uint2(first, second);
+        *reinterpret_cast<uint2*>(row + i % kQuads * 4) = make_uint2(low, high);
       }
     }
   }

@@ -1,6 +1,11 @@
 #include "base/cpu_info.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -9,13 +14,33 @@
 namespace moed {
 namespace {
 
-constexpr std::array<std::pair<Isa, std::string_view>, 5> kNames = {{
+constexpr std::array<std::pair<Isa, std::string_view>, 7> kNames = {{
     {Isa::kGeneric, "generic"},
     {Isa::kAvx2, "avx2"},
+    {Isa::kAvxVnni, "avx_vnni"},
     {Isa::kAvx512, "avx512"},
     {Isa::kAvx512Vnni, "avx512_vnni"},
     {Isa::kAvx512Bf16, "avx512_bf16"},
+    {Isa::kAmx, "amx"},
 }};
+
+#if defined(__x86_64__)
+// Which __builtin_cpu_supports of g++ 12 does not know.
+bool HasAvxVnni() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & bit_AVXVNNI) != 0;
+}
+
+bool HasTiles() {
+  if (!__builtin_cpu_supports("amx-tile") || !__builtin_cpu_supports("amx-int8") ||
+      !__builtin_cpu_supports("amx-bf16")) {
+    return false;
+  }
+  // The registers are large, so that Linux gives them to processes that ask (arch_prctl(2), ARCH_REQ_XCOMP_PERM).
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
 
 Isa Detect() {
 #if defined(__x86_64__)
@@ -24,10 +49,11 @@ Isa Detect() {
   if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
       !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl") ||
       !__builtin_cpu_supports("avx512cd")) {
-    return Isa::kAvx2;
+    return HasAvxVnni() ? Isa::kAvxVnni : Isa::kAvx2;
   }
   if (!__builtin_cpu_supports("avx512vnni")) return Isa::kAvx512;
-  return __builtin_cpu_supports("avx512bf16") ? Isa::kAvx512Bf16 : Isa::kAvx512Vnni;
+  if (!__builtin_cpu_supports("avx512bf16")) return Isa::kAvx512Vnni;
+  return HasTiles() ? Isa::kAmx : Isa::kAvx512Bf16;
 #else
   return Isa::kGeneric;
 #endif
@@ -38,6 +64,13 @@ Isa Detect() {
 Isa BestIsa() {
   static const Isa isa = Detect();
   return isa;
+}
+
+bool IsUsable(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::kAvxVnni && BestIsa() > isa) return HasAvxVnni();
+#endif
+  return isa <= BestIsa();
 }
 
 std::string_view IsaName(Isa isa) {

@@ -102,7 +102,9 @@ absl::Status ParseOption(std::string_view text, std::optional<Isa>* field) {
   const std::optional<Isa> isa = ParseIsa(text);
   if (!isa && text != "auto") {
     return InvalidArgument(
-        "\"{}\" is not an instruction set; known are auto, generic, avx2, avx512, avx512_vnni, avx512_bf16", text);
+        "\"{}\" is not an instruction set; known are auto, generic, avx2, avx_vnni, avx512, avx512_vnni, avx512_bf16, "
+        "amx",
+        text);
   }
   *field = isa;
   return absl::OkStatus();

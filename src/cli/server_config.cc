@@ -53,7 +53,7 @@ void ServerConfig::AddModelOptions(OptionTable* table) {
              "sequences over long contexts");
   table->Add("threads", &engine.num_threads, "Processor threads; 0: all that this process may use");
   table->Add("cpu_isa", &engine.isa,
-             "Instruction set to use at most: auto, generic, avx2, avx512, avx512_vnni, avx512_bf16");
+             "Instruction set to use at most: auto, generic, avx2, avx_vnni, avx512, avx512_vnni, avx512_bf16, amx");
   table->Add("max_num_seqs", &serving.scheduler.max_num_seqs, "Sequences that run at once; more wait");
   table->Add("max_num_batched_tokens", &serving.scheduler.max_num_batched_tokens,
              "Tokens of one step; more: faster prompts, fewer: less delay for those who decode meanwhile");

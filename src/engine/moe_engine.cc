@@ -46,8 +46,9 @@ absl::Status CheckOptions(const MoeEngineOptions& options) {
   if (!(options.gpu_memory_utilization > 0.0 && options.gpu_memory_utilization <= 1.0)) {
     return InvalidArgument("gpu_memory_utilization is {}; it must be in (0, 1]", options.gpu_memory_utilization);
   }
-  if (options.isa && *options.isa > BestIsa()) {
-    return InvalidArgument("cpu_isa is {}; this processor has {} at best", IsaName(*options.isa), IsaName(BestIsa()));
+  if (options.isa && !IsUsable(*options.isa)) {
+    return InvalidArgument("cpu_isa is {}, which this processor lacks; it has {} at best", IsaName(*options.isa),
+                           IsaName(BestIsa()));
   }
   return absl::OkStatus();
 }

@@ -4,12 +4,13 @@
 
 #include "kernels/gemm/integer_weight.h"
 #include "kernels/gemm/reference_product.h"
-
-#include "tests/support/tensor_testing.h"
+#include "tests/kernels/packed_weight_testing.h"
 
 namespace moed::kernels {
 namespace {
 
+using packed_weight_testing::AsMetByWeight;
+using packed_weight_testing::HasBf16Products;
 using test::FillConstant;
 using test::FillEdgeValues;
 using test::ForEachCpuBody;
@@ -38,9 +39,9 @@ struct TestWeight {
 
 // The sum of magnitudes of which an output's error is a fraction.
 TestTensor Magnitudes(const GemmArgs& args, const TensorView& old_out) {
-  TestTensor magnitudes({args.out.dim(0), args.out.dim(1)});
+  TestTensor magnitudes({args.x.dim(0), args.weight.n});
   std::vector<float> x(args.weight.k);
-  for (int64_t row = 0; row < args.out.dim(0); ++row) {
+  for (int64_t row = 0; row < args.x.dim(0); ++row) {
     for (int64_t i = 0; i < args.weight.k; ++i) x[i] = args.x.As<float>()[row * args.x.stride(0) + i];
     const std::vector<double> multiplied = reference::AsMultiplied(x, args.weight);
     for (int64_t output = 0; output < args.weight.n; ++output) {
@@ -55,27 +56,66 @@ TestTensor Magnitudes(const GemmArgs& args, const TensorView& old_out) {
   return magnitudes;
 }
 
+// What bf16 products lose, at most, by taking subnormal operands and sums as zero.
+TestTensor LostSubnormals(const TensorView& x, const PackedWeight& weight) {
+  const auto is_subnormal = [](double value) { return std::abs(value) < 0x1p-126; };
+  TestTensor lost({x.dim(0), weight.n});
+  for (int64_t row = 0; row < x.dim(0); ++row) {
+    for (int64_t output = 0; output < weight.n; ++output) {
+      double sum = static_cast<double>(2 * weight.k) * 0x1p-126;
+      for (int64_t i = 0; i < weight.k; ++i) {
+        const double a = GetElement(x, row * weight.k + i), b = PackedElement(weight, output, i);
+        if (is_subnormal(a) || is_subnormal(b)) sum += std::abs(a * b);
+      }
+      lost.As<float>()[row * weight.n + output] = static_cast<float>(sum);
+    }
+  }
+  return lost;
+}
+
+TestTensor Copy(const TensorView& from) {
+  TestTensor copy({from.dim(0), from.dim(1)});
+  for (int64_t i = 0; i < from.num_elements(); ++i) test::SetElement(copy, i, GetElement(from, i));
+  return copy;
+}
+
 struct Shape {
   int64_t m, n, k;
 };
 
+// What the reference makes of some arguments, and the errors that a body may have.
+struct Expected {
+  Expected(GemmArgs args, const TensorView& old_out, double relative)
+      : out(Copy(old_out)), allowed(Magnitudes(args, old_out)) {
+    args.out = out;
+    EXPECT_EQ(Check(args), absl::OkStatus());
+    reference::Gemm(args);
+    for (int64_t i = 0; i < out.view().num_elements(); ++i) {
+      allowed.As<float>()[i] = static_cast<float>(relative * allowed.As<float>()[i] + 1e-44);
+    }
+  }
+  TestTensor out, allowed;
+};
+
+// Where rows become bf16 first.
+Expected ExpectedOfBf16(GemmArgs args, const TensorView& old_out, double relative) {
+  const TestTensor rounded = AsMetByWeight(args.x, args.weight.format);
+  args.x = rounded;
+  Expected expected(args, old_out, relative);
+  const TestTensor lost = LostSubnormals(args.x, args.weight);
+  for (int64_t i = 0; i < lost.view().num_elements(); ++i) expected.allowed.As<float>()[i] += lost.As<float>()[i];
+  return expected;
+}
+
 // Runs the reference and every body on `args` with copies of `old_out` as output.
 void ExpectBodiesMatchReference(GemmArgs args, const TensorView& old_out, double relative) {
-  const auto copy_old = [&](const TensorView& out) {
-    for (int64_t i = 0; i < out.num_elements(); ++i) test::SetElement(out, i, GetElement(old_out, i));
-  };
-  TestTensor expected({args.x.dim(0), args.weight.n});
-  copy_old(expected);
-  args.out = expected;
-  ASSERT_EQ(Check(args), absl::OkStatus());
-  reference::Gemm(args);
-  const TestTensor magnitudes = Magnitudes(args, old_out);
+  const Expected as_given(args, old_out, relative), as_bf16 = ExpectedOfBf16(args, old_out, relative);
   ForEachCpuBody([&](const ExecContext& ctx) {
-    TestTensor out({args.x.dim(0), args.weight.n});
-    copy_old(out);
+    const Expected& expected = HasBf16Products(ctx.isa, args.weight) ? as_bf16 : as_given;
+    const TestTensor out = Copy(old_out);
     args.out = out;
     Gemm(ctx, args);
-    EXPECT_TRUE(test::AllWithin(out, expected, [&](int64_t i) { return relative * magnitudes.As<float>()[i] + 1e-44; }))
+    EXPECT_TRUE(test::AllWithin(out, expected.out, [&](int64_t i) { return expected.allowed.As<float>()[i]; }))
         << args.x.ToString() << " times [" << args.weight.n << ", " << args.weight.k << "] in "
         << args.weight.format.ToString() << (args.accumulate ? ", accumulating" : "");
   });
@@ -195,9 +235,13 @@ TEST_P(GemmTest, StridedRows) {
   const TestTensor wide_x = NormalTensor(random, {shape.m, shape.k + 9});
   const TestWeight weight(NormalTensor(random, {shape.n, shape.k}), GetParam());
   const TensorView x = wide_x.view().Columns(4, 4 + shape.k);
-  TestTensor expected({shape.m, shape.n});
-  reference::Gemm({.x = x, .weight = weight.packed, .bias = {}, .accumulate = false, .out = expected});
+  const TestTensor expected({shape.m, shape.n}), rounded = AsMetByWeight(x, GetParam());
   ForEachCpuBody([&](const ExecContext& ctx) {
+    reference::Gemm({.x = HasBf16Products(ctx.isa, weight.packed) ? rounded.view() : x,
+                     .weight = weight.packed,
+                     .bias = {},
+                     .accumulate = false,
+                     .out = expected});
     TestTensor wide_out({shape.m, shape.n + 6});
     FillConstant(wide_out, 42);
     const TensorView out = wide_out.view().Columns(3, 3 + shape.n);
@@ -245,11 +289,13 @@ TEST_P(GemmTest, BatchedIsOneProductAHead) {
     BatchedGemmArgs args;
     args.x = rows.view().SplitLast(b.heads, b.k + 3).Columns(2, b.k + 2);
     args.weights = weights.packed.data();
-    TestTensor expected({b.m, b.heads, b.n});
-    args.out = expected;
-    ASSERT_EQ(Check(args), absl::OkStatus());
-    reference::BatchedGemm(args);
+    const TestTensor expected({b.m, b.heads, b.n}), rounded = AsMetByWeight(args.x, GetParam());
     ForEachCpuBody([&](const ExecContext& ctx) {
+      BatchedGemmArgs exact = args;
+      if (HasBf16Products(ctx.isa, weights.packed[0])) exact.x = rounded;
+      exact.out = expected;
+      ASSERT_EQ(Check(exact), absl::OkStatus());
+      reference::BatchedGemm(exact);
       const TestTensor wide({b.m, b.heads * (b.n + 2)}), alone({b.m, b.n});
       FillConstant(wide, 42);
       args.out = wide.view().SplitLast(b.heads, b.n + 2).Columns(1, b.n + 1);

@@ -14,6 +14,7 @@ using moe_ffn_testing::Load;
 using moe_ffn_testing::Routing;
 using moe_ffn_testing::Shape;
 using moe_ffn_testing::Tolerance;
+using packed_weight_testing::HasBf16Products;
 using test::FillConstant;
 using test::ForEachCpuBody;
 using test::GetElement;
@@ -42,15 +43,27 @@ void ExpectSmallErrorOfAll(const TensorView& actual, const TensorView& expected)
   EXPECT_LE(std::sqrt(error), 0.1 * std::sqrt(sum));
 }
 
-void ExpectBodiesMatchReference(MoeFfnArgs args, const Shape& shape, const TensorView& old_out) {
-  const int64_t num_tokens = shape.num_tokens, hidden = shape.hidden;
-  TestTensor expected({num_tokens, hidden});
-  CopyElements(old_out, expected);
-  args.out = expected;
+// out = the reference's result, of x as the bodies of `isa` multiply it.
+void RunReference(MoeFfnArgs args, Isa isa, const TensorView& out) {
+  const TestTensor rounded = packed_weight_testing::AsMetByWeight(args.x, args.gate[0].format);
+  if (HasBf16Products(isa, args.gate[0])) args.x = rounded;
+  args.out = out;
   ASSERT_EQ(Check(args), absl::OkStatus());
   reference::MoeFfn(args);
+}
+
+// As bf16, hidden values have errors of up to 1/512, of random sign: 32 times what these make on average.
+double Bf16Error(const MoeFfnArgs& args, Isa isa) {
+  if (!HasBf16Products(isa, args.down[0])) return 0;
+  return 32.0 / 512 / std::sqrt(3) * std::sqrt(args.top_k);
+}
+
+void ExpectBodiesMatchReference(MoeFfnArgs args, const Shape& shape, const TensorView& old_out) {
+  const int64_t num_tokens = shape.num_tokens, hidden = shape.hidden;
   ForEachCpuBody([&](const ExecContext& ctx) {
-    TestTensor out({num_tokens, hidden});
+    TestTensor expected({num_tokens, hidden}), out({num_tokens, hidden});
+    CopyElements(old_out, expected);
+    RunReference(args, ctx.isa, expected);
     CopyElements(old_out, out);
     args.out = out;
     MoeFfn(ctx, args);
@@ -61,6 +74,7 @@ void ExpectBodiesMatchReference(MoeFfnArgs args, const Shape& shape, const Tenso
     // values reach several tens, and their steps grow with them.
     const double magnitude = args.gate_bias.empty() ? 1 : 8;
     if (args.down[0].format.is_integer()) allowed += magnitude * 0.1 / std::sqrt(shape.intermediate);
+    allowed += magnitude * Bf16Error(args, ctx.isa);
     if (args.down[0].activations != ActivationRounding::kNone) return ExpectSmallErrorOfAll(out, expected);
     EXPECT_TRUE(test::AllClose(out, expected, allowed, allowed)) << fmt::format(
         "{} tokens, hidden {}, intermediate {}, {} experts, top {}, {}", num_tokens, hidden, shape.intermediate,
@@ -140,19 +154,18 @@ TEST_P(MoeFfnTest, EdgeValues) {
   ExpectBodiesMatchReference(args, shape, zeros);
   // Large: the activation is all or nothing. The tolerance is a fraction of what is added, which grows with the square.
   test::FillUniform(x, random, -1e4, 1e4);
-  TestTensor expected({shape.num_tokens, shape.hidden});
-  args.out = expected;
-  reference::MoeFfn(args);
-  double largest = 0;
-  for (int64_t i = 0; i < expected.view().num_elements(); ++i) {
-    largest = std::max(largest, std::abs(GetElement(expected, i)));
-  }
   ForEachCpuBody([&](const ExecContext& ctx) {
-    TestTensor out({shape.num_tokens, shape.hidden});
+    TestTensor expected({shape.num_tokens, shape.hidden}), out({shape.num_tokens, shape.hidden});
+    RunReference(args, ctx.isa, expected);
+    double largest = 0;
+    for (int64_t i = 0; i < expected.view().num_elements(); ++i) {
+      largest = std::max(largest, std::abs(GetElement(expected, i)));
+    }
     args.out = out;
     MoeFfn(ctx, args);
     if (args.down[0].activations != ActivationRounding::kNone) return ExpectSmallErrorOfAll(out, expected);
-    EXPECT_TRUE(test::AllClose(out, expected, 0, largest * Tolerance(shape) * std::sqrt(shape.intermediate)));
+    const double relative = Tolerance(shape) * std::sqrt(shape.intermediate) + Bf16Error(args, ctx.isa);
+    EXPECT_TRUE(test::AllClose(out, expected, 0, largest * relative));
   });
 }
 
@@ -198,19 +211,19 @@ TEST_P(MoeFfnTest, StridedRowsAndNoTokens) {
   const Experts experts(random, shape, GetParam());
   const Routing routing(random, shape, Load::kRandom);
   const TestTensor wide = NormalTensor(random, {shape.num_tokens, shape.hidden + 7});
-  TestTensor expected({shape.num_tokens, shape.hidden});
+  const TestTensor expected({shape.num_tokens, shape.hidden});
   MoeFfnArgs args;
   args.x = wide.view().Columns(2, 2 + shape.hidden);
   experts.AddTo(args);
   routing.AddTo(args);
-  args.out = expected;
-  reference::MoeFfn(args);
   ForEachCpuBody([&](const ExecContext& ctx) {
+    RunReference(args, ctx.isa, expected);
     TestTensor wide_out({shape.num_tokens, shape.hidden + 5});
     MoeFfnArgs strided = args;
     strided.out = wide_out.view().Columns(1, 1 + shape.hidden);
     MoeFfn(ctx, strided);
-    EXPECT_TRUE(test::AllClose(strided.out, expected, 1e-4, 1e-4));
+    const double allowed = 1e-4 + Bf16Error(args, ctx.isa);
+    EXPECT_TRUE(test::AllClose(strided.out, expected, allowed, allowed));
     for (int64_t row = 0; row < shape.num_tokens; ++row) {
       EXPECT_EQ(GetElement(wide_out, row * (shape.hidden + 5)), 0);
       EXPECT_EQ(GetElement(wide_out, row * (shape.hidden + 5) + shape.hidden + 1), 0);

@@ -46,8 +46,14 @@ class Weights {
   std::vector<PackedWeight> packed_;
 };
 
-// What the tensor cores multiply when `x` meets weights of `format`: bf16 with bf16.
-inline test::TestTensor AsOnTensorCores(const TensorView& x, WeightFormat format) {
+// Whether the CPU bodies of that instruction set multiply bf16 with bf16 where rows meet this weight.
+inline bool HasBf16Products(Isa isa, const PackedWeight& weight) {
+  return isa >= Isa::kAvx512Bf16 && weight.format == WeightFormat::BF16() &&
+         weight.activations == ActivationRounding::kNone;
+}
+
+// What such bodies, and the tensor cores, multiply when `x` meets weights of `format`: bf16 with bf16.
+inline test::TestTensor AsMetByWeight(const TensorView& x, WeightFormat format) {
   test::TestTensor result =
       x.rank == 2 ? test::TestTensor({x.dim(0), x.dim(1)}) : test::TestTensor({x.dim(0), x.dim(1), x.dim(2)});
   for (int64_t i = 0; i < x.num_elements(); ++i) {

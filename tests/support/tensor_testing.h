@@ -282,11 +282,12 @@ inline ::testing::AssertionResult BitIdentical(const TensorView& actual, const T
 // Every instruction set that this machine has, lowest first; in a test of emulated bodies, those that are emulated.
 inline std::vector<Isa> MachineIsas() {
 #ifdef MOED_TEST_EMULATED_ISAS
-  return {Isa::kAvx512, Isa::kAvx512Vnni};
+  return {MOED_TEST_EMULATED_ISAS};
 #else
   std::vector<Isa> isas;
-  for (Isa isa : {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vnni, Isa::kAvx512Bf16}) {
-    if (isa <= BestIsa()) isas.push_back(isa);
+  for (Isa isa :
+       {Isa::kGeneric, Isa::kAvx2, Isa::kAvxVnni, Isa::kAvx512, Isa::kAvx512Vnni, Isa::kAvx512Bf16, Isa::kAmx}) {
+    if (IsUsable(isa)) isas.push_back(isa);
   }
   return isas;
 #endif

@@ -9,7 +9,7 @@
 namespace moed::kernels {
 namespace {
 
-using packed_weight_testing::AsOnTensorCores;
+using packed_weight_testing::AsMetByWeight;
 using packed_weight_testing::Weights;
 using test::GetElement;
 using test::NormalTensor;
@@ -52,7 +52,7 @@ void ForEachBody(WeightFormat format, int64_t m, const Check& check) {
 }
 
 void ExpectMatchesReference(GemmArgs args, const TensorView& old_out, double relative, int num_random) {
-  const TestTensor expected = Copy(old_out), rounded = AsOnTensorCores(args.x, args.weight.format);
+  const TestTensor expected = Copy(old_out), rounded = AsMetByWeight(args.x, args.weight.format);
   GemmArgs exact = args;
   exact.x = rounded;
   exact.out = expected;
@@ -131,7 +131,7 @@ TEST_P(GemmCudaTest, StridedRows) {
     const TestTensor wide_x = NormalTensor(random, {m, k + 9});
     const Weights weight(random, 1, n, k, GetParam());
     const TensorView x = wide_x.view().Columns(4, 4 + k);
-    const TestTensor expected({m, n}), rounded = AsOnTensorCores(x, GetParam());
+    const TestTensor expected({m, n}), rounded = AsMetByWeight(x, GetParam());
     reference::Gemm({.x = rounded, .weight = weight[0], .bias = {}, .accumulate = false, .out = expected});
     const auto check = [&](const ExecContext& ctx) {
       TestTensor wide_out({m, n + 6});

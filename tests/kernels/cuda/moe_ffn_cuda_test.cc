@@ -31,7 +31,7 @@ TestTensor Copy(const TensorView& from) {
 void ExpectMatchesReference(MoeFfnArgs args, const Shape& shape, double hidden_scale, const TensorView& old_out,
                             int num_random) {
   const TestTensor expected = Copy(old_out);
-  const TestTensor rounded = packed_weight_testing::AsOnTensorCores(args.x, args.gate[0].format);
+  const TestTensor rounded = packed_weight_testing::AsMetByWeight(args.x, args.gate[0].format);
   MoeFfnArgs exact = args;
   exact.x = rounded;
   exact.out = expected;
