@@ -25,17 +25,17 @@ constexpr std::array<std::pair<Isa, std::string_view>, 7> kNames = {{
 }};
 
 #if defined(__x86_64__)
-// Which __builtin_cpu_supports of g++ 12 does not know.
-bool HasAvxVnni() {
+// Leaf 7 of CPUID, for what __builtin_cpu_supports of g++ 12 or Clang 14 does not know.
+struct Leaf7 {
+  explicit Leaf7(unsigned subleaf) { __get_cpuid_count(7, subleaf, &eax, &ebx, &ecx, &edx); }
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & bit_AVXVNNI) != 0;
-}
+};
+
+bool HasAvxVnni() { return (Leaf7(1).eax >> 4 & 1) != 0; }
 
 bool HasTiles() {
-  if (!__builtin_cpu_supports("amx-tile") || !__builtin_cpu_supports("amx-int8") ||
-      !__builtin_cpu_supports("amx-bf16")) {
-    return false;
-  }
+  constexpr unsigned kTiles = 1u << 24, kInt8 = 1u << 25, kBf16 = 1u << 22, kAll = kTiles | kInt8 | kBf16;
+  if ((Leaf7(0).edx & kAll) != kAll) return false;
   // The registers are large, so that Linux gives them to processes that ask (arch_prctl(2), ARCH_REQ_XCOMP_PERM).
   constexpr int kRequestPermission = 0x1023, kTileData = 18;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
