@@ -40,8 +40,8 @@ class WeightStaging {
 
   Device device_;
   std::vector<Buffer> buffers_;  // where the weights stay
-  std::unique_ptr<CudaStream> stream_;
   std::array<Region, 2> regions_;
+  std::unique_ptr<CudaStream> stream_;  // the last, so that it goes first: what it copies from must be there till then
   size_t num_begun_ = 0;
 };
 

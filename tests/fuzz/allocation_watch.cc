@@ -7,15 +7,22 @@
 #elif defined(__SANITIZE_ADDRESS__)
 #define MOED_COUNTS_ALLOCATIONS
 #endif
-#ifdef MOED_COUNTS_ALLOCATIONS
-#include <sanitizer/allocator_interface.h>
-#endif
 
 #include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 
 #include "base/logging.h"
+
+#ifdef MOED_COUNTS_ALLOCATIONS
+// Of sanitizer/allocator_interface.h, which g++ 12 comes without, though its libasan has them.
+extern "C" {
+int __sanitizer_install_malloc_and_free_hooks(void (*on_malloc)(const volatile void*, size_t),
+                                              void (*on_free)(const volatile void*));
+size_t __sanitizer_get_allocated_size(const volatile void*);
+}
+#endif
 
 namespace moed::fuzz {
 namespace {
