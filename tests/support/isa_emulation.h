@@ -34,11 +34,8 @@ union Bits {
   __m512i i;
   __m256 half_ps[2];
   __m256i half_i[2];
-  __m128i quarter_i[4];
   float f32[16];
   int32_t i32[16];
-  uint8_t u8[64];
-  int8_t i8[64];
 };
 
 #define MOED_EMULATED [[gnu::always_inline]] inline
