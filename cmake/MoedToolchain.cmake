@@ -19,13 +19,17 @@ else()
 endif()
 add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:${_moed_warnings}>")
 
-# What every test runs with: where the sanitizers stop, and what they may overlook (tests/support/sanitizers).
+# What every test runs with: where the sanitizers stop, and what they may overlook (tests/support/sanitizers). How many
+# times longer tests may take, which Python programs learn by MOED_TEST_SLOWDOWN.
 set(MOED_TEST_ENVIRONMENT "")
+set(MOED_TEST_SLOWDOWN 1)
 if(MOED_SANITIZE)
   # -O1: compiles in half the time, and stack traces name the lines that one reads.
   set(CMAKE_CXX_FLAGS_RELEASE "-O1 -DNDEBUG")
   set(_moed_suppressions ${CMAKE_CURRENT_SOURCE_DIR}/tests/support/sanitizers)
+  set(MOED_TEST_SLOWDOWN 4)
   list(APPEND MOED_TEST_ENVIRONMENT
+    MOED_TEST_SLOWDOWN=${MOED_TEST_SLOWDOWN}
     "ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1"
     "LSAN_OPTIONS=suppressions=${_moed_suppressions}/lsan.supp:print_suppressions=0"
     "UBSAN_OPTIONS=print_stacktrace=1"

@@ -8,11 +8,10 @@ import struct
 import typing
 import unittest
 
-from server import generate_request
+from server import CALL_TIMEOUT_S, generate_request
 
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
-TIMEOUT_S = 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +23,7 @@ class ConnectionRow:
 
 def connect(server):
     host, port = server.address.rsplit(":", 1)
-    return socket.create_connection((host, int(port)), timeout=TIMEOUT_S)
+    return socket.create_connection((host, int(port)), timeout=CALL_TIMEOUT_S)
 
 
 def send(*pieces):
@@ -88,7 +87,7 @@ def hold_open(count, allowed=None):
                 with contextlib.suppress(ConnectionError):
                     connections[-1].sendall(HTTP2_PREFACE + SETTINGS)
             greeted = sum(map(is_greeted, connections))
-            server.stub.Generate(generate_request(max_tokens=1), timeout=TIMEOUT_S)
+            server.stub.Generate(generate_request(max_tokens=1), timeout=CALL_TIMEOUT_S)
         if greeted == count:
             return "all are held"
         # A few of what is allowed goes to the server's own files and to connections from before.

@@ -21,10 +21,8 @@ from bad_connections import FLOOD_ROWS, HELD_ROWS, STRANGER_ROWS, TOO_MANY_ROWS
 from bad_models import START_ROWS, ModelFolder, broken
 from bad_requests import (CHAT_ROWS, FULL_QUEUE_ROW, NO_TEMPLATE_ROW, PARAMETER_ROWS, PROMPT_ROWS, TEMPLATE,
                           TEMPLATE_ROWS)
-from server import DEMO_MODEL, Server, generate_request, run_moed
+from server import CALL_TIMEOUT_S, DEMO_MODEL, START_TIMEOUT_S, Server, generate_request, run_moed
 
-# `moed serve` gives up on a bad start within seconds; the rest is for a machine that is busy.
-START_LIMIT_S = 30
 NEIGHBOUR_TOKENS = 4
 # Threads that wait for each other are slow where other tests take their turns, and speed is not the matter here.
 ONE_THREAD = ("--threads", 1)
@@ -61,9 +59,9 @@ class StartTest(unittest.TestCase):
         """The exit code, and what was said without what is logged on the way."""
         with tempfile.TemporaryDirectory() as folder, broken(row, folder) as flags:
             try:
-                result = run_moed("serve", *ONE_THREAD, "--log-level", "error", *flags, timeout=START_LIMIT_S)
+                result = run_moed("serve", *ONE_THREAD, "--log-level", "error", *flags, timeout=START_TIMEOUT_S)
             except subprocess.TimeoutExpired:
-                return 0, f"still running after {START_LIMIT_S} s"
+                return 0, f"still running after {START_TIMEOUT_S} s"
             message = result.stderr.replace(folder + "/", "")
             # The library for flags adds where to read more.
             return result.returncode, message.replace("Run with --help for more information.", "").strip()
@@ -78,11 +76,11 @@ class RunningServerTest(unittest.TestCase):
     def neighbours(self, server):
         """Good requests: on the connection that the bad one came over, and on a new one."""
         request = generate_request(max_tokens=NEIGHBOUR_TOKENS)
-        answer = server.stub.Generate(request, timeout=60)
+        answer = server.stub.Generate(request, timeout=CALL_TIMEOUT_S)
         self.assertEqual(list(answer.token_ids), expected_tokens)
         with server.connect() as channel:
             # To be connected may take more than one attempt amid a flood of connections.
-            answer = type(server.stub)(channel).Generate(request, timeout=60, wait_for_ready=True)
+            answer = type(server.stub)(channel).Generate(request, timeout=CALL_TIMEOUT_S, wait_for_ready=True)
         self.assertEqual(list(answer.token_ids), expected_tokens)
 
     def run_with_neighbours(self, server, run, beside=True):

@@ -7,14 +7,12 @@ import typing
 
 from grpc import StatusCode
 
-from server import chat_pb2, chat_request, generate_request, inference_pb2, sampling_pb2
+from server import CALL_TIMEOUT_S, chat_pb2, chat_request, generate_request, inference_pb2, sampling_pb2
 
 MIB = 1 << 20
 # What the demo model has.
 VOCAB_SIZE = 4096
 MAX_CONTEXT = 2048
-# A call that takes longer has failed: DEADLINE_EXCEEDED is not the status that the rows name.
-TIMEOUT_S = 30
 
 # In place of the demo model's template, for rows with a template that misbehaves; template_kwargs choose how.
 TEMPLATE = """
@@ -46,25 +44,25 @@ class RequestRow:
 
 
 def generate(text="Once upon a time", **sampling):
-    return lambda server: server.stub.Generate(generate_request(text, **sampling), timeout=TIMEOUT_S)
+    return lambda server: server.stub.Generate(generate_request(text, **sampling), timeout=CALL_TIMEOUT_S)
 
 
 def generate_ids(*ids):
     request = inference_pb2.GenerateRequest(token_ids=inference_pb2.TokenIds(ids=ids))
-    return lambda server: server.stub.Generate(request, timeout=TIMEOUT_S)
+    return lambda server: server.stub.Generate(request, timeout=CALL_TIMEOUT_S)
 
 
 def stream(**sampling):
-    return lambda server: list(server.stub.GenerateStream(generate_request(**sampling), timeout=TIMEOUT_S))
+    return lambda server: list(server.stub.GenerateStream(generate_request(**sampling), timeout=CALL_TIMEOUT_S))
 
 
-def call(method, request, timeout=TIMEOUT_S):
+def call(method, request, timeout=CALL_TIMEOUT_S):
     return lambda server: getattr(server.stub, method)(request, timeout=timeout)
 
 
 def raw(method, message):
     """The bytes of `message` as they are; gRPC's stubs would not send such."""
-    return lambda server: server.channel.unary_unary("/moed.v1.InferenceService/" + method)(message, timeout=TIMEOUT_S)
+    return lambda server: server.channel.unary_unary("/moed.v1.InferenceService/" + method)(message, timeout=CALL_TIMEOUT_S)
 
 
 def field(number, content):
@@ -97,7 +95,7 @@ def template(mode):
 def overfill(server):
     """More at once than the queue takes: some are refused at once."""
     request = generate_request(max_tokens=200, ignore_eos=True)
-    calls = [server.stub.Generate.future(request, timeout=TIMEOUT_S) for _ in range(64)]
+    calls = [server.stub.Generate.future(request, timeout=CALL_TIMEOUT_S) for _ in range(64)]
     errors = [error for error in map(lambda one: one.exception(), calls) if error is not None]
     if errors:
         raise errors[0]

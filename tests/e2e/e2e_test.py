@@ -399,7 +399,7 @@ class ShutdownTest(unittest.TestCase):
 
     def test_running_streams_complete(self):
         max_tokens = 1500
-        with Server("--drain-timeout", "120s") as server:
+        with Server("--drain-timeout", f"{2 * CALL_TIMEOUT_S}s") as server:
             calls, tokens = self.start_streams(server, max_tokens)
             server.send_signal(signal.SIGTERM)
             server.wait_until(lambda: "draining" in server.log, "the server says that it drains")

@@ -18,13 +18,13 @@ DEMO_MODEL = ROOT / "models/demo"
 sys.path.insert(0, str(ROOT / "examples"))
 from moed_api import chat_pb2, inference_pb2, inference_pb2_grpc, sampling_pb2  # noqa: E402, F401
 
-# The machine may be busy with other tests; what hangs is still noticed.
-START_TIMEOUT_S = 60
-STOP_TIMEOUT_S = 60
-CALL_TIMEOUT_S = 60
+# The machine may be busy with other tests, and sanitizers are slow (cmake/MoedToolchain.cmake); what hangs is still
+# noticed.
+CALL_TIMEOUT_S = 60 * int(os.environ.get("MOED_TEST_SLOWDOWN", "1"))
+START_TIMEOUT_S = STOP_TIMEOUT_S = CALL_TIMEOUT_S
 
 
-def run_moed(*arguments, stdin=None, timeout=60):
+def run_moed(*arguments, stdin=None, timeout=CALL_TIMEOUT_S):
     """Runs a subcommand to its end, from the source tree's root."""
     return subprocess.run([MOED, *map(str, arguments)], input=stdin, capture_output=True, text=True, timeout=timeout,
                           cwd=ROOT)

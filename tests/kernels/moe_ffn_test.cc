@@ -7,6 +7,8 @@
 namespace moed::kernels {
 namespace {
 
+using moe_ffn_testing::Alone;
+using moe_ffn_testing::CopyElements;
 using moe_ffn_testing::Experts;
 using moe_ffn_testing::Formats;
 using moe_ffn_testing::kFormats;
@@ -22,10 +24,6 @@ using test::NormalTensor;
 using test::Random;
 using test::TestTensor;
 using ::testing::HasSubstr;
-
-void CopyElements(const TensorView& from, const TensorView& to) {
-  for (int64_t i = 0; i < to.num_elements(); ++i) test::SetElement(to, i, GetElement(from, i));
-}
 
 // For rows that are rounded on their way: one that lies half way takes either side, and a step of E4M3 is 1/16 of the
 // value. Such steps are seldom, so that the whole is close. (gemm_test looks at the rounding itself.)
@@ -52,10 +50,8 @@ void RunReference(MoeFfnArgs args, Isa isa, const TensorView& out) {
   reference::MoeFfn(args);
 }
 
-// As bf16, hidden values have errors of up to 1/512, of random sign: 32 times what these make on average.
 double Bf16Error(const MoeFfnArgs& args, Isa isa) {
-  if (!HasBf16Products(isa, args.down[0])) return 0;
-  return 32.0 / 512 / std::sqrt(3) * std::sqrt(args.top_k);
+  return HasBf16Products(isa, args.down[0]) ? moe_ffn_testing::Bf16HiddenError(args) : 0;
 }
 
 void ExpectBodiesMatchReference(MoeFfnArgs args, const Shape& shape, const TensorView& old_out) {
@@ -69,12 +65,7 @@ void ExpectBodiesMatchReference(MoeFfnArgs args, const Shape& shape, const Tenso
     MoeFfn(ctx, args);
     // An expert's outputs are sums of `intermediate` products of magnitude 1 / sqrt(intermediate).
     double allowed = Tolerance(shape) * std::sqrt(shape.intermediate) * shape.top_k;
-    // A hidden value half way between two integers may go to either, after the rounding of a float: one step of about
-    // 1/30 times one weight of down. With larger inputs and biases, hidden
-    // values reach several tens, and their steps grow with them.
-    const double magnitude = args.gate_bias.empty() ? 1 : 8;
-    if (args.down[0].format.is_integer()) allowed += magnitude * 0.1 / std::sqrt(shape.intermediate);
-    allowed += magnitude * Bf16Error(args, ctx.isa);
+    allowed += moe_ffn_testing::HalfWayStep(args, shape) + Bf16Error(args, ctx.isa);
     if (args.down[0].activations != ActivationRounding::kNone) return ExpectSmallErrorOfAll(out, expected);
     EXPECT_TRUE(test::AllClose(out, expected, allowed, allowed)) << fmt::format(
         "{} tokens, hidden {}, intermediate {}, {} experts, top {}, {}", num_tokens, hidden, shape.intermediate,
@@ -191,14 +182,9 @@ TEST_P(MoeFfnTest, ResultsDoNotDependOnCompany) {
         EXPECT_TRUE(test::BitIdentical(out, together)) << IsaName(isa) << ", " << num_threads << " threads";
       }
       for (int64_t token = 0; token < shape.num_tokens; ++token) {
-        const Routing alone_routing(args, token);
-        TestTensor alone({1, shape.hidden});
-        MoeFfnArgs one = args;
-        one.x = x.view().Rows(token, token + 1);
-        alone_routing.AddTo(one);
-        one.out = alone;
-        MoeFfn(test::TestContext(isa, 2), one);
-        EXPECT_TRUE(test::BitIdentical(alone, together.view().Rows(token, token + 1)))
+        const Alone alone(args, token);
+        MoeFfn(test::TestContext(isa, 2), alone.args());
+        EXPECT_TRUE(test::BitIdentical(alone.out(), together.view().Rows(token, token + 1)))
             << IsaName(isa) << ", token " << token;
       }
     }

@@ -16,6 +16,10 @@ namespace moed::kernels::moe_ffn_testing {
 using test::NormalTensor;
 using test::TestTensor;
 
+inline void CopyElements(const TensorView& from, const TensorView& to) {
+  for (int64_t i = 0; i < to.num_elements(); ++i) test::SetElement(to, i, test::GetElement(from, i));
+}
+
 struct Shape {
   int64_t num_tokens, hidden, intermediate;
   int num_experts, top_k;
@@ -116,6 +120,38 @@ inline double Tolerance(const Shape& shape) {
   return 2 * test::SumTolerance(shape.hidden) + test::SumTolerance(shape.intermediate) +
          test::SumTolerance(shape.top_k) + 8 * test::kFloatEpsilon;
 }
+
+// The hidden values' order of magnitude: NormalTensor's weights keep 1, but with biases, and inputs of order 2, they
+// reach several tens.
+inline double HiddenScale(const MoeFfnArgs& args) { return args.gate_bias.empty() ? 1 : 8; }
+
+// What an output may differ by where hidden values are rounded to integers for down's weights: one that lies half way
+// may go to either, after the rounding of a float, and a step is about 1/30 of the values, times one weight of down.
+inline double HalfWayStep(const MoeFfnArgs& args, const Shape& shape) {
+  return args.down[0].format.is_integer() ? HiddenScale(args) * 0.1 / std::sqrt(shape.intermediate) : 0;
+}
+
+// And where they are rounded to bf16, by up to 1/512 of the value, of random sign: 32 times what that makes on average.
+inline double Bf16HiddenError(const MoeFfnArgs& args) {
+  return HiddenScale(args) * 32.0 / 512 / std::sqrt(3) * std::sqrt(args.top_k);
+}
+
+// One of the tokens of `among` by itself: the same choices in the same order, with no other token.
+class Alone {
+ public:
+  Alone(const MoeFfnArgs& among, int64_t token) : routing_(among, token), out_({1, among.out.dim(1)}), args_(among) {
+    args_.x = among.x.Rows(token, token + 1);
+    routing_.AddTo(args_);
+    args_.out = out_;
+  }
+  const MoeFfnArgs& args() const { return args_; }
+  const TensorView& out() const { return args_.out; }
+
+ private:
+  Routing routing_;
+  TestTensor out_;
+  MoeFfnArgs args_;
+};
 
 inline constexpr Formats kFormats[] = {
     {WeightFormat::F32(), WeightFormat::F32()},     {WeightFormat::BF16(), WeightFormat::BF16()},

@@ -26,9 +26,11 @@
 #define __AMX_TILE__ 1
 #endif
 
-// 64 bytes as two halves or as elements.
+// In a namespace of the instruction set, as the bodies are, so that none takes another's copy.
 namespace moed_emulation {
+inline namespace MOED_ISA {
 
+// 64 bytes as two halves or as elements.
 union Bits {
   __m512 ps;
   __m512i i;
@@ -235,6 +237,7 @@ inline void TileBf16Dots(int to, int first, int second) {
 
 #undef MOED_EMULATED
 
+}  // namespace MOED_ISA
 }  // namespace moed_emulation
 
 #define _mm512_set1_ps moed_emulation::set1_ps
