@@ -22,6 +22,9 @@ class Machine {
     return machine;
   }
 
+  // Of the weights, for a sample of the bandwidth.
+  static constexpr size_t kReadBytes = size_t{192} << 20;
+
   const ExecContext& context() const { return context_; }
   const Buffer& weights() const { return weights_; }
 
@@ -66,35 +69,38 @@ class Machine {
 };
 
 // Times body() in each iteration of the benchmark and reports the median: GOP/s, GB/s, and both as fractions of the
-// ceilings measured right before and after. `bytes` are those that must come from memory; `format` says with what
+// ceilings sampled in between. `bytes` are those that must come from memory; `format` says with what
 // arithmetic the operations are done.
 template <typename Body>
 void Measure(benchmark::State& state, kernels::WeightFormat format, double operations, double bytes, const Body& body) {
   const Machine& machine = Machine::Get();
   const int num_threads = machine.context().threads->num_threads();
-  double peak = kernels::PeakOperations(machine.context(), format);
-  double bandwidth = kernels::ReadBandwidth(machine.context(), machine.weights().data(), machine.weights().size());
+  const auto sample = [&] {
+    return kernels::Ceilings{kernels::PeakOperations(machine.context(), format),
+                             kernels::ReadBandwidth(machine.context(), machine.weights().data(), Machine::kReadBytes)};
+  };
   body();
+  kernels::CeilingMeter meter(sample());
   std::vector<double> seconds;
   for (auto _ : state) {
     const double start = kernels::Now(num_threads);
     body();
     seconds.push_back(kernels::Now(num_threads) - start);
     state.SetIterationTime(seconds.back());
+    meter.Ran(seconds.back());
+    if (meter.IsDue()) meter.Add(sample());
   }
-  peak = std::max(peak, kernels::PeakOperations(machine.context(), format));
-  bandwidth = std::max(bandwidth,
-                       kernels::ReadBandwidth(machine.context(), machine.weights().data(), machine.weights().size()));
+  meter.Add(sample());
   std::nth_element(seconds.begin(), seconds.begin() + seconds.size() / 2, seconds.end());
   const double median = seconds[seconds.size() / 2];
   const double best = *std::min_element(seconds.begin(), seconds.end());
   state.counters["GOP/s"] = operations / median / 1e9;
   state.counters["GB/s"] = bytes / median / 1e9;
-  state.counters["of_peak"] = operations / median / peak;
-  state.counters["of_read"] = bytes / median / bandwidth;
-  // Of the quickest iteration: what the kernel does when nobody else takes the cores meanwhile.
-  state.counters["best_of_peak"] = operations / best / peak;
-  state.counters["best_of_read"] = bytes / best / bandwidth;
+  state.counters["of_peak"] = operations / median / meter.mean().operations;
+  state.counters["of_read"] = bytes / median / meter.mean().bytes;
+  // The quickest iteration beside the best sample: what the kernel does when nobody else takes the cores meanwhile.
+  state.counters["best_of_peak"] = operations / best / meter.best().operations;
+  state.counters["best_of_read"] = bytes / best / meter.best().bytes;
 }
 
 }  // namespace moed::bench

@@ -56,22 +56,10 @@ PeakBodies Choose(Isa isa) {
   }
 }
 
-// The shortest of a few runs of `body` by the team, in seconds.
-template <typename Body>
-double ShortestSeconds(int num_threads, const Body& body) {
-  constexpr int kSamples = 3;
-  double shortest = 1e300;
-  for (int i = 0; i < kSamples; ++i) {
-    const double start = Now(num_threads);
-    body();
-    shortest = std::min(shortest, Now(num_threads) - start);
-  }
-  return shortest;
-}
-
 // A thread's own result, away from the others' cache lines.
 struct alignas(64) Sink {
   float value = 1;
+  double per_second = 0;
 };
 
 }  // namespace
@@ -83,37 +71,49 @@ double Now(int num_threads) {
 }
 
 double PeakOperations(const ExecContext& ctx, WeightFormat format) {
-  constexpr int64_t kRounds = 100000;
+  constexpr int64_t kRounds = 50000;
   const PeakBodies bodies = Choose(ctx.isa);
   const auto body = format.is_integer()                        ? bodies.dot_products
                     : format.type == WeightFormat::Type::kBF16 ? bodies.bf16_products
                                                                : bodies.multiply_adds;
   const int num_threads = ctx.threads->num_threads();
   std::vector<Sink> sinks(num_threads);
-  std::vector<int64_t> operations(num_threads);
-  const double seconds = ShortestSeconds(num_threads, [&] {
-    ctx.threads->ParallelFor(num_threads, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
-      for (int64_t i = begin; i < end; ++i) operations[i] = body(kRounds, &sinks[i].value);
-    });
+  ctx.threads->ParallelFor(num_threads, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
+    for (int64_t i = begin; i < end; ++i) {
+      const double start = Now(num_threads);
+      const int64_t operations = body(kRounds, &sinks[i].value);
+      sinks[i].per_second = static_cast<double>(operations) / (Now(num_threads) - start);
+    }
   });
   double total = 0;
-  for (int64_t count : operations) total += static_cast<double>(count);
-  return total / seconds;
+  for (const Sink& sink : sinks) total += sink.per_second;
+  return total;
 }
 
 double ReadBandwidth(const ExecContext& ctx, const void* memory, size_t bytes) {
   constexpr int64_t kPiece = 1 << 20;
-  constexpr size_t kReadBytes = size_t{192} << 20;
   const PeakBodies bodies = Choose(ctx.isa);
   const int num_threads = ctx.threads->num_threads();
   std::vector<Sink> sinks(num_threads);
-  const auto read_bytes = static_cast<int64_t>(std::min(bytes, kReadBytes));
-  const double seconds = ShortestSeconds(num_threads, [&] {
-    ctx.threads->ParallelFor(read_bytes, kPiece, [&](int64_t begin, int64_t end, int worker) {
-      bodies.read_memory(static_cast<const char*>(memory) + begin, end - begin, &sinks[worker].value);
-    });
+  const double start = Now(num_threads);
+  ctx.threads->ParallelFor(static_cast<int64_t>(bytes), kPiece, [&](int64_t begin, int64_t end, int worker) {
+    bodies.read_memory(static_cast<const char*>(memory) + begin, end - begin, &sinks[worker].value);
   });
-  return static_cast<double>(read_bytes) / seconds;
+  return static_cast<double>(bytes) / (Now(num_threads) - start);
+}
+
+void CeilingMeter::Add(const Ceilings& sample) {
+  given_.operations += unsampled_ * (last_.operations + sample.operations) / 2;
+  given_.bytes += unsampled_ * (last_.bytes + sample.bytes) / 2;
+  sampled_ += unsampled_;
+  unsampled_ = 0;
+  last_ = sample;
+  best_ = {std::max(best_.operations, sample.operations), std::max(best_.bytes, sample.bytes)};
+}
+
+Ceilings CeilingMeter::mean() const {
+  if (sampled_ == 0) return last_;
+  return {given_.operations / sampled_, given_.bytes / sampled_};
 }
 
 }  // namespace moed::kernels

@@ -35,35 +35,31 @@ PhaseResult Median(std::vector<PhaseResult> phases) {
   return phases[phases.size() / 2];
 }
 
-nlohmann::json PhaseJson(const PhaseResult& phase, const Ceilings& ceilings) {
+nlohmann::json PhaseJson(const PhaseResult& phase) {
   if (phase.tokens == 0) return nullptr;
+  const kernels::Ceilings& ceilings = phase.ceilings;
   const double operations = phase.operations / phase.seconds;
   return {{"tokens_per_s", static_cast<double>(phase.tokens) / phase.seconds},
           {"ms_per_step", 1e3 * phase.seconds / static_cast<double>(phase.steps)},
           {"gb_per_step", phase.bytes / static_cast<double>(phase.steps) / 1e9},
           {"gop_per_step", phase.operations / static_cast<double>(phase.steps) / 1e9},
+          {"read_gb_per_s", ceilings.bytes / 1e9},
+          {"peak_gop_per_s", ceilings.operations / 1e9},
           {"of_read_bandwidth", phase.bytes / phase.seconds / ceilings.bytes},
           {"of_peak_operations", ceilings.operations > 0 ? operations / ceilings.operations : 0.0}};
 }
 
-// One batch size: the ceilings are the best of what was measured before, between and after the rounds.
 absl::StatusOr<nlohmann::json> MeasureBatch(MoeEngine& engine, const BatchFlags& flags, int32_t batch) {
   std::vector<PhaseResult> prefills, decodes;
-  MOED_ASSIGN_OR_RETURN(Ceilings ceilings, MeasureCeilings(engine));
   for (int32_t round = 0; round < flags.rounds; ++round) {
     const BatchBenchOptions options{
         .batch = batch, .prompt = flags.prompt, .generate = flags.generate, .seed = static_cast<uint64_t>(round)};
     MOED_ASSIGN_OR_RETURN(const BatchBenchResult result, RunBatchBench(engine, options));
     prefills.push_back(result.prefill);
     decodes.push_back(result.decode);
-    MOED_ASSIGN_OR_RETURN(const Ceilings now, MeasureCeilings(engine));
-    ceilings = {std::max(ceilings.operations, now.operations), std::max(ceilings.bytes, now.bytes)};
   }
-  return nlohmann::json{{"batch", batch},
-                        {"read_gb_per_s", ceilings.bytes / 1e9},
-                        {"peak_gop_per_s", ceilings.operations / 1e9},
-                        {"prefill", PhaseJson(Median(prefills), ceilings)},
-                        {"decode", PhaseJson(Median(decodes), ceilings)}};
+  return nlohmann::json{
+      {"batch", batch}, {"prefill", PhaseJson(Median(prefills))}, {"decode", PhaseJson(Median(decodes))}};
 }
 
 void PrintRow(const nlohmann::json& row) {
@@ -74,8 +70,8 @@ void PrintRow(const nlohmann::json& row) {
   fmt::print("{:>5} {:>12.1f} {:>8.2f} {:>12.1f} {:>10.2f} {:>8.2f} {:>8.2f} {:>9.1f} {:>10.1f}\n",
              row["batch"].get<int32_t>(), cell(prefill, "tokens_per_s"), cell(prefill, "of_peak_operations"),
              cell(decode, "tokens_per_s"), cell(decode, "ms_per_step"), cell(decode, "of_read_bandwidth"),
-             cell(decode, "of_peak_operations"), row["read_gb_per_s"].get<double>(),
-             row["peak_gop_per_s"].get<double>());
+             cell(decode, "of_peak_operations"), cell(decode.is_null() ? prefill : decode, "read_gb_per_s"),
+             cell(prefill, "peak_gop_per_s"));
   std::fflush(stdout);
 }
 
@@ -129,7 +125,7 @@ absl::Status BenchBatch(BatchFlags* flags) {
 Command AddBenchBatchCommand(CLI::App* bench) {
   CLI::App* command = bench->add_subcommand("batch", "Prefill and decode of batches, without server and scheduler");
   command->footer(
-      "Ceilings (reading memory, arithmetic on registers) are measured between the rounds of the same run.\n"
+      "Ceilings (reading memory, arithmetic on registers) are sampled between the steps of the same run.\n"
       "\n"
       "Example:\n"
       "  moed bench batch --model configs/shapes/olmoe-1b-7b --load-format dummy --batch 1,8,32");

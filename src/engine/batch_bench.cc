@@ -7,12 +7,13 @@
 #include <vector>
 
 #include "kernels/gemm/packed_weight.h"
-#include "kernels/machine_peaks/machine_peaks.h"
 #include "model/model_config.h"
 
 namespace moed {
 namespace {
 
+using kernels::CeilingMeter;
+using kernels::Ceilings;
 using kernels::PackedWeight;
 
 double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
@@ -47,6 +48,25 @@ WeightTraffic TrafficOf(const MoeEngine& engine) {
   return traffic;
 }
 
+// What the device has to give to this engine now.
+absl::StatusOr<Ceilings> SampleCeilings(const MoeEngine& engine) {
+  const ExecContext& ctx = engine.exec_context();
+  if (ctx.device.type == DeviceType::kCuda) {
+    Ceilings ceilings;
+    MOED_ASSIGN_OR_RETURN(ceilings.bytes, kernels::CudaCopyBandwidth(ctx));
+    const auto operations = kernels::CublasOperations(ctx);
+    if (!operations.ok() && !absl::IsNotFound(operations.status())) return operations.status();
+    ceilings.operations = operations.value_or(0.0);
+    return ceilings;
+  }
+  static constexpr size_t kMemory = size_t{192} << 20;
+  static const std::vector<char> memory(kMemory, 1);
+  // Experts are most of what is computed.
+  const PackedWeight& typical = engine.weights().layer(engine.model_config().num_layers() - 1).experts.gate[0];
+  return Ceilings{.operations = kernels::PeakOperations(ctx, typical.format),
+                  .bytes = kernels::ReadBandwidth(ctx, memory.data(), memory.size())};
+}
+
 class BatchBench {
  public:
   BatchBench(MoeEngine& engine, const BatchBenchOptions& options)
@@ -68,12 +88,25 @@ class BatchBench {
       for (int32_t& id : prompt) id = static_cast<int32_t>(random() % info_.vocab_size);
     }
     BatchBenchResult result;
+    MOED_ASSIGN_OR_RETURN(const Ceilings first, SampleCeilings(engine_));
+    meter_ = CeilingMeter(first);
     MOED_RETURN_IF_ERROR(Prefill(&result.prefill));
+    MOED_RETURN_IF_ERROR(EndPhase(&result.prefill));
     for (int32_t i = 0; i < options_.generate; ++i) MOED_RETURN_IF_ERROR(DecodeStep(i, &result.decode));
+    MOED_RETURN_IF_ERROR(EndPhase(&result.decode));
     return result;
   }
 
  private:
+  // The sample that ends a phase is the first of the next.
+  absl::Status EndPhase(PhaseResult* phase) {
+    MOED_ASSIGN_OR_RETURN(const Ceilings sample, SampleCeilings(engine_));
+    meter_.Add(sample);
+    phase->ceilings = meter_.mean();
+    meter_ = CeilingMeter(sample);
+    return absl::OkStatus();
+  }
+
   int32_t BlocksOfSequence(const CacheGroupInfo& group) const {
     return (options_.prompt + options_.generate + group.block_size - 1) / group.block_size;
   }
@@ -126,7 +159,9 @@ class BatchBench {
     const double start = Seconds();
     MOED_ASSIGN_OR_RETURN(const Engine::Ticket ticket, engine_.Submit(plan));
     MOED_ASSIGN_OR_RETURN(const StepResult result, engine_.Collect(ticket));
-    phase->seconds += Seconds() - start;
+    const double seconds = Seconds() - start;
+    phase->seconds += seconds;
+    meter_.Ran(seconds);
     phase->steps += 1;
     phase->tokens += plan.num_tokens();
     phase->operations += operations_per_token_ * plan.num_tokens() +
@@ -145,6 +180,10 @@ class BatchBench {
       MOED_RETURN_IF_ERROR(result.rows[r].status);
       next_tokens_[plan.slots[plan.logits_rows[r].sequence]] = result.rows[r].tokens.at(0);
     }
+    // A GPU is one's own as a rule, and a sample of it takes many steps' time.
+    if (!meter_.IsDue() || engine_.exec_context().device.type == DeviceType::kCuda) return absl::OkStatus();
+    MOED_ASSIGN_OR_RETURN(const Ceilings sample, SampleCeilings(engine_));
+    meter_.Add(sample);
     return absl::OkStatus();
   }
 
@@ -191,29 +230,10 @@ class BatchBench {
   std::vector<std::vector<int32_t>> prompts_;
   std::vector<int32_t> next_tokens_;
   uint64_t step_ = 0;
+  CeilingMeter meter_{Ceilings()};  // of the phase that runs
 };
 
 }  // namespace
-
-absl::StatusOr<Ceilings> MeasureCeilings(const MoeEngine& engine) {
-  const ExecContext& ctx = engine.exec_context();
-  if (ctx.device.type == DeviceType::kCuda) {
-    Ceilings ceilings;
-    MOED_ASSIGN_OR_RETURN(ceilings.bytes, kernels::CudaCopyBandwidth(ctx));
-    const auto operations = kernels::CublasOperations(ctx);
-    if (!operations.ok() && !absl::IsNotFound(operations.status())) return operations.status();
-    ceilings.operations = operations.value_or(0.0);
-    return ceilings;
-  }
-  static constexpr size_t kMemory = size_t{192} << 20;
-  static const std::vector<char> memory(kMemory, 1);
-  const ModelWeights& weights = engine.weights();
-  const ModelConfig& config = engine.model_config();
-  // Experts are most of what is computed.
-  const PackedWeight& typical = weights.layer(config.num_layers() - 1).experts.gate[0];
-  return Ceilings{.operations = kernels::PeakOperations(ctx, typical.format),
-                  .bytes = kernels::ReadBandwidth(ctx, memory.data(), memory.size())};
-}
 
 absl::StatusOr<BatchBenchResult> RunBatchBench(MoeEngine& engine, const BatchBenchOptions& options) {
   return BatchBench(engine, options).Run();

@@ -7,6 +7,7 @@
 
 #include "base/status.h"
 #include "engine/moe_engine.h"
+#include "kernels/machine_peaks/machine_peaks.h"
 
 namespace moed {
 
@@ -26,20 +27,15 @@ struct PhaseResult {
   double bytes = 0;
   // Multiplications and additions of the products with weights; attention over the cache comes on top.
   double operations = 0;
+  // What the device had to give meanwhile: the mean of samples taken between steps. Of a GPU, taken before and after,
+  // a large product by cuBLAS (0 where the machine has none) and a copy inside its memory.
+  kernels::Ceilings ceilings;
 };
 
 struct BatchBenchResult {
   PhaseResult prefill;
   PhaseResult decode;
 };
-
-// Operations and bytes a second that the device has to give to this engine: its best in a few samples. Of a GPU: a
-// large product by cuBLAS (0 where the machine has none), and a copy inside its memory.
-struct Ceilings {
-  double operations = 0;
-  double bytes = 0;
-};
-absl::StatusOr<Ceilings> MeasureCeilings(const MoeEngine& engine);
 
 // Runs all prompts, in steps as large as the engine takes, then a token of every sequence at a time. INVALID_ARGUMENT
 // where the engine has too few slots, positions or blocks.
