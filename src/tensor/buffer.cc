@@ -6,6 +6,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/numa.h"
 #include "tensor/cuda_memory.h"
 
 namespace moed {
@@ -38,6 +39,7 @@ absl::StatusOr<Buffer> Buffer::Allocate(size_t bytes, Device device) {
     void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (data == MAP_FAILED) return ResourceExhausted("cannot get {} bytes of memory: {}", bytes, std::strerror(errno));
     madvise(data, bytes, MADV_HUGEPAGE);  // a hint: what it answers does not matter
+    SpreadOverNumaNodes(data, bytes);
     buffer.data_ = data;
     buffer.kind_ = Kind::kMapped;
     return buffer;

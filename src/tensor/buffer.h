@@ -11,8 +11,8 @@
 namespace moed {
 
 // Memory for weights and caches: aligned to 64 bytes (256 on a GPU), and on the host from 2 MiB on made of huge pages
-// where the kernel gives them (fewer TLB misses when weights stream through). Contents start as zero. Movable, freed on
-// destruction.
+// where the kernel gives them (fewer TLB misses when weights stream through), in turn from all NUMA nodes. Contents
+// start as zero. Movable, freed on destruction.
 class Buffer {
  public:
   Buffer() = default;
