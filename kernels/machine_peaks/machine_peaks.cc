@@ -56,6 +56,8 @@ PeakBodies Choose(Isa isa) {
   }
 }
 
+constexpr double Ceilings::*kParts[] = {&Ceilings::operations, &Ceilings::bytes, &Ceilings::attention_operations};
+
 // A thread's own result, away from the others' cache lines.
 struct alignas(64) Sink {
   float value = 1;
@@ -103,17 +105,18 @@ double ReadBandwidth(const ExecContext& ctx, const void* memory, size_t bytes) {
 }
 
 void CeilingMeter::Add(const Ceilings& sample) {
-  given_.operations += unsampled_ * (last_.operations + sample.operations) / 2;
-  given_.bytes += unsampled_ * (last_.bytes + sample.bytes) / 2;
+  for (double Ceilings::*part : kParts) given_.*part += unsampled_ * (last_.*part + sample.*part) / 2;
   sampled_ += unsampled_;
   unsampled_ = 0;
   last_ = sample;
-  best_ = {std::max(best_.operations, sample.operations), std::max(best_.bytes, sample.bytes)};
+  for (double Ceilings::*part : kParts) best_.*part = std::max(best_.*part, sample.*part);
 }
 
 Ceilings CeilingMeter::mean() const {
   if (sampled_ == 0) return last_;
-  return {given_.operations / sampled_, given_.bytes / sampled_};
+  Ceilings mean;
+  for (double Ceilings::*part : kParts) mean.*part = given_.*part / sampled_;
+  return mean;
 }
 
 }  // namespace moed::kernels

@@ -29,6 +29,7 @@ double ReadBandwidth(const ExecContext& ctx, const void* memory, size_t bytes);
 struct Ceilings {
   double operations = 0;
   double bytes = 0;
+  double attention_operations = 0;  // in the arithmetic of attention, where that is timed too
 };
 
 // The mean of what a machine had to give while something else was timed, from samples taken in between. On a crowded

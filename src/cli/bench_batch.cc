@@ -38,15 +38,15 @@ PhaseResult Median(std::vector<PhaseResult> phases) {
 nlohmann::json PhaseJson(const PhaseResult& phase) {
   if (phase.tokens == 0) return nullptr;
   const kernels::Ceilings& ceilings = phase.ceilings;
-  const double operations = phase.operations / phase.seconds;
   return {{"tokens_per_s", static_cast<double>(phase.tokens) / phase.seconds},
           {"ms_per_step", 1e3 * phase.seconds / static_cast<double>(phase.steps)},
           {"gb_per_step", phase.bytes / static_cast<double>(phase.steps) / 1e9},
           {"gop_per_step", phase.operations / static_cast<double>(phase.steps) / 1e9},
+          {"attention_gop_per_step", phase.attention_operations / static_cast<double>(phase.steps) / 1e9},
           {"read_gb_per_s", ceilings.bytes / 1e9},
           {"peak_gop_per_s", ceilings.operations / 1e9},
           {"of_read_bandwidth", phase.bytes / phase.seconds / ceilings.bytes},
-          {"of_peak_operations", ceilings.operations > 0 ? operations / ceilings.operations : 0.0}};
+          {"of_peak_operations", phase.OfPeakOperations()}};
 }
 
 absl::StatusOr<nlohmann::json> MeasureBatch(MoeEngine& engine, const BatchFlags& flags, int32_t batch) {

@@ -56,7 +56,7 @@ absl::StatusOr<Ceilings> SampleCeilings(const MoeEngine& engine) {
     MOED_ASSIGN_OR_RETURN(ceilings.bytes, kernels::CudaCopyBandwidth(ctx));
     const auto operations = kernels::CublasOperations(ctx);
     if (!operations.ok() && !absl::IsNotFound(operations.status())) return operations.status();
-    ceilings.operations = operations.value_or(0.0);
+    ceilings.operations = ceilings.attention_operations = operations.value_or(0.0);
     return ceilings;
   }
   static constexpr size_t kMemory = size_t{192} << 20;
@@ -64,7 +64,18 @@ absl::StatusOr<Ceilings> SampleCeilings(const MoeEngine& engine) {
   // Experts are most of what is computed.
   const PackedWeight& typical = engine.weights().layer(engine.model_config().num_layers() - 1).experts.gate[0];
   return Ceilings{.operations = kernels::PeakOperations(ctx, typical.format),
-                  .bytes = kernels::ReadBandwidth(ctx, memory.data(), memory.size())};
+                  .bytes = kernels::ReadBandwidth(ctx, memory.data(), memory.size()),
+                  .attention_operations = kernels::PeakOperations(ctx, kernels::WeightFormat::F32())};
+}
+
+// What a query at `position` multiplies and adds in all layers.
+double AttentionOperations(const ModelConfig& config, std::span<const CacheSpec> specs, int32_t position) {
+  double operations = 0;
+  for (const CacheSpec& spec : specs) {
+    const int32_t seen = spec.window > 0 ? std::min(spec.window, position + 1) : position + 1;
+    operations += 2.0 * config.attention.num_heads * (spec.k_head_dim + spec.v_head_dim) * seen;
+  }
+  return operations;
 }
 
 class BatchBench {
@@ -74,6 +85,7 @@ class BatchBench {
         info_(engine.info()),
         options_(options),
         traffic_(TrafficOf(engine)),
+        cache_specs_(CacheSpecs(engine.model_config(), DType::kF32)),
         operations_per_logits_row_(2.0 * static_cast<double>(engine.weights().lm_head().weight.n) *
                                    static_cast<double>(engine.weights().lm_head().weight.k)),
         operations_per_token_(2.0 * static_cast<double>(CountParameters(engine.model_config()).active) -
@@ -166,6 +178,9 @@ class BatchBench {
     phase->tokens += plan.num_tokens();
     phase->operations += operations_per_token_ * plan.num_tokens() +
                          operations_per_logits_row_ * static_cast<double>(plan.logits_rows.size());
+    for (const int32_t position : plan.positions) {
+      phase->attention_operations += AttentionOperations(engine_.model_config(), cache_specs_, position);
+    }
     phase->bytes += traffic_.always;
     for (size_t layer = 0; layer < result.expert_loads.size(); ++layer) {
       const auto& loads = result.expert_loads[layer];
@@ -225,8 +240,9 @@ class BatchBench {
   const EngineInfo& info_;
   const BatchBenchOptions options_;
   const WeightTraffic traffic_;
-  const double operations_per_logits_row_;  // of the LM head, which only the sampled rows go through
-  const double operations_per_token_;       // of everything else
+  const std::vector<CacheSpec> cache_specs_;  // whatever the type of the elements
+  const double operations_per_logits_row_;    // of the LM head, which only the sampled rows go through
+  const double operations_per_token_;         // of everything else
   std::vector<std::vector<int32_t>> prompts_;
   std::vector<int32_t> next_tokens_;
   uint64_t step_ = 0;
@@ -234,6 +250,11 @@ class BatchBench {
 };
 
 }  // namespace
+
+double PhaseResult::OfPeakOperations() const {
+  if (ceilings.operations == 0 || ceilings.attention_operations == 0) return 0;
+  return (operations / ceilings.operations + attention_operations / ceilings.attention_operations) / seconds;
+}
 
 absl::StatusOr<BatchBenchResult> RunBatchBench(MoeEngine& engine, const BatchBenchOptions& options) {
   return BatchBench(engine, options).Run();

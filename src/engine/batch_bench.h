@@ -25,11 +25,17 @@ struct PhaseResult {
   double seconds = 0;
   // Weights that the steps had to read at least (of the experts, those with tokens) and KV cache that attention reads.
   double bytes = 0;
-  // Multiplications and additions of the products with weights; attention over the cache comes on top.
+  // Multiplications and additions of the products with weights, and of queries with keys and of probabilities with
+  // values.
   double operations = 0;
+  double attention_operations = 0;
   // What the device had to give meanwhile: the mean of samples taken between steps. Of a GPU, taken before and after,
   // a large product by cuBLAS (0 where the machine has none) and a copy inside its memory.
   kernels::Ceilings ceilings;
+
+  // The time that all operations take at the ceilings, as a fraction of the time that they took; 0 where the ceilings
+  // are not known.
+  double OfPeakOperations() const;
 };
 
 struct BatchBenchResult {
