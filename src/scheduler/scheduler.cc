@@ -139,7 +139,7 @@ absl::Status Scheduler::Impl::Add(Request request) {
   if (params.max_tokens < 1) return InvalidArgument("max_tokens is {}; it must be at least 1", params.max_tokens);
   const int64_t num_waiting = static_cast<int64_t>(sequences_.size() - running_.size());
   if (num_waiting >= options_.max_queue) {
-    return ResourceExhausted("{} requests are waiting; the queue holds at most {}", num_waiting, options_.max_queue);
+    return ResourceExhausted("the queue is full: {} requests wait; try again later", num_waiting);
   }
   params.max_tokens = static_cast<int32_t>(std::min<int64_t>(params.max_tokens, max_positions_ - num_prompt));
   params.min_tokens = std::min(params.min_tokens, params.max_tokens);
