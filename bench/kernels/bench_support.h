@@ -69,8 +69,8 @@ class Machine {
 };
 
 // Times body() in each iteration of the benchmark and reports the median: GOP/s, GB/s, and both as fractions of the
-// ceilings sampled in between. `bytes` are those that must come from memory; `format` says with what
-// arithmetic the operations are done.
+// ceilings sampled in between. `bytes` are those that must come from memory; `format` says with what arithmetic the
+// operations are done.
 template <typename Body>
 void Measure(benchmark::State& state, kernels::WeightFormat format, double operations, double bytes, const Body& body) {
   const Machine& machine = Machine::Get();

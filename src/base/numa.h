@@ -19,7 +19,7 @@ uint64_t UsableNumaNodes(const std::string& root = "");
 bool InterleavePages(void* data, size_t bytes, uint64_t nodes);
 
 // The same over all usable nodes where there are several and nobody has decided already where this process's memory
-// comes from, as numactl(8) does.
+// comes from, as numactl(8) does. Any thread may call it.
 void SpreadOverNumaNodes(void* data, size_t bytes);
 
 }  // namespace moed

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 #include <random>
+#include <span>
 #include <vector>
 
 #include "kernels/gemm/packed_weight.h"
@@ -105,7 +106,7 @@ class BatchBench {
     MOED_RETURN_IF_ERROR(Prefill(&result.prefill));
     MOED_RETURN_IF_ERROR(EndPhase(&result.prefill));
     for (int32_t i = 0; i < options_.generate; ++i) MOED_RETURN_IF_ERROR(DecodeStep(i, &result.decode));
-    MOED_RETURN_IF_ERROR(EndPhase(&result.decode));
+    if (options_.generate > 0) MOED_RETURN_IF_ERROR(EndPhase(&result.decode));
     return result;
   }
 

@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <optional>
 #include <string>
 
@@ -15,19 +14,16 @@ constexpr uint64_t kMiB = uint64_t{1} << 20;
 
 class AvailableMemoryTest : public ::testing::Test {
  protected:
-  void SetUp() override { Write("proc/meminfo", "MemTotal: 8388608 kB\nMemFree: 1 kB\nMemAvailable: 4194304 kB\n"); }
-
-  void Write(const std::string& name, const std::string& contents) const {
-    std::filesystem::create_directories(std::filesystem::path(root_.File(name)).parent_path());
-    root_.Write(name, contents);
+  void SetUp() override {
+    root_.Write("proc/meminfo", "MemTotal: 8388608 kB\nMemFree: 1 kB\nMemAvailable: 4194304 kB\n");
   }
 
   void WriteGroup(const std::string& path, const std::string& most, uint64_t used, uint64_t pages_of_files) const {
     const std::string folder = "sys/fs/cgroup" + path;
-    Write(folder + "/memory.max", most + "\n");
-    Write(folder + "/memory.current", std::to_string(used) + "\n");
-    Write(folder + "/memory.stat", "anon 5\nactive_file " + std::to_string(pages_of_files / 2) + "\ninactive_file " +
-                                       std::to_string(pages_of_files / 2) + "\n");
+    root_.Write(folder + "/memory.max", most + "\n");
+    root_.Write(folder + "/memory.current", std::to_string(used) + "\n");
+    root_.Write(folder + "/memory.stat", "anon 5\nactive_file " + std::to_string(pages_of_files / 2) +
+                                             "\ninactive_file " + std::to_string(pages_of_files / 2) + "\n");
   }
 
   std::optional<uint64_t> Available() const { return AvailableMemory(root_.path()); }
@@ -39,13 +35,13 @@ TEST_F(AvailableMemoryTest, IsThatOfTheMachine) { EXPECT_EQ(Available(), 4096 * 
 
 TEST_F(AvailableMemoryTest, OfAContainerIsWhatItsLimitLeaves) {
   // In a namespace of control groups the container's own is the root.
-  Write("proc/self/cgroup", "0::/\n");
+  root_.Write("proc/self/cgroup", "0::/\n");
   WriteGroup("", std::to_string(1000 * kMiB), 300 * kMiB, 100 * kMiB);
   EXPECT_EQ(Available(), 800 * kMiB);
 }
 
 TEST_F(AvailableMemoryTest, GroupsAboveCountToo) {
-  Write("proc/self/cgroup", "1:name=systemd:/x\n0::/tenants/one/task\n");
+  root_.Write("proc/self/cgroup", "1:name=systemd:/x\n0::/tenants/one/task\n");
   WriteGroup("/tenants/one/task", "max", 10 * kMiB, 0);
   WriteGroup("/tenants/one", std::to_string(900 * kMiB), 100 * kMiB, 0);
   WriteGroup("/tenants", std::to_string(2000 * kMiB), 1500 * kMiB, 0);
@@ -53,20 +49,20 @@ TEST_F(AvailableMemoryTest, GroupsAboveCountToo) {
 }
 
 TEST_F(AvailableMemoryTest, LimitsAboveTheMachineDoNotCount) {
-  Write("proc/self/cgroup", "0::/a\n");
+  root_.Write("proc/self/cgroup", "0::/a\n");
   WriteGroup("/a", std::to_string(100'000 * kMiB), 0, 0);
   EXPECT_EQ(Available(), 4096 * kMiB);
 }
 
 TEST_F(AvailableMemoryTest, TheLimitThatSlowsDownCounts) {
-  Write("proc/self/cgroup", "0::/a\n");
+  root_.Write("proc/self/cgroup", "0::/a\n");
   WriteGroup("/a", "max", 100 * kMiB, 0);
-  Write("sys/fs/cgroup/a/memory.high", std::to_string(500 * kMiB) + "\n");
+  root_.Write("sys/fs/cgroup/a/memory.high", std::to_string(500 * kMiB) + "\n");
   EXPECT_EQ(Available(), 400 * kMiB);
 }
 
 TEST_F(AvailableMemoryTest, NothingIsLeftOfAGroupThatIsFull) {
-  Write("proc/self/cgroup", "0::/a\n");
+  root_.Write("proc/self/cgroup", "0::/a\n");
   WriteGroup("/a", std::to_string(100 * kMiB), 120 * kMiB, 0);
   EXPECT_EQ(Available(), 0);
 }

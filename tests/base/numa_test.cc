@@ -6,7 +6,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <filesystem>
 #include <string>
 
 #include "tests/support/temp_dir.h"
@@ -16,16 +15,12 @@ namespace {
 
 class NumaNodesTest : public ::testing::Test {
  protected:
-  void Write(const std::string& name, const std::string& contents) const {
-    std::filesystem::create_directories(std::filesystem::path(root_.File(name)).parent_path());
-    root_.Write(name, contents);
-  }
   void WriteStatus(const std::string& cpus, const std::string& nodes) const {
-    Write("proc/self/status", "Name:\tmoed\nCpus_allowed:\tff\nCpus_allowed_list:\t" + cpus +
-                                  "\nMems_allowed:\t3\nMems_allowed_list:\t" + nodes + "\n");
+    root_.Write("proc/self/status", "Name:\tmoed\nCpus_allowed:\tff\nCpus_allowed_list:\t" + cpus +
+                                        "\nMems_allowed:\t3\nMems_allowed_list:\t" + nodes + "\n");
   }
   void WriteNode(int node, const std::string& cpus) const {
-    Write("sys/devices/system/node/node" + std::to_string(node) + "/cpulist", cpus + "\n");
+    root_.Write("sys/devices/system/node/node" + std::to_string(node) + "/cpulist", cpus + "\n");
   }
   uint64_t Nodes() const { return UsableNumaNodes(root_.path()); }
 

@@ -30,8 +30,10 @@ class TempDir {
   const std::string& path() const { return path_; }
   std::string File(std::string_view name) const { return path_ + "/" + std::string(name); }
 
-  // Writes `contents` to the file `name` of the folder and returns its path.
+  // Writes `contents` to the file `name` of the folder, which may lie in folders that are not there yet, and returns
+  // its path.
   std::string Write(std::string_view name, std::string_view contents) const {
+    std::filesystem::create_directories(std::filesystem::path(File(name)).parent_path());
     std::ofstream file(File(name), std::ios::binary);
     file.write(contents.data(), static_cast<std::streamsize>(contents.size()));
     MOED_CHECK(file.good(), "cannot write {}", File(name));
