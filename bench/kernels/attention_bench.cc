@@ -14,6 +14,7 @@ struct Layer {
   int64_t num_heads, num_kv_heads, k_head_dim, v_head_dim;
   bool v_in_k = false;
 };
+constexpr Layer kSmall = {16, 4, 64, 64};
 constexpr Layer kOlmoe = {16, 16, 128, 128};
 constexpr Layer kQwen3Moe = {32, 4, 128, 128};
 // The absorbed form of MLA: all heads over one latent of 512 with a rotary key of 64.
@@ -50,6 +51,12 @@ class Batch {
     args.q = TensorView::Of(q_.data(), {num_tokens(), layer_.num_heads, layer_.k_head_dim});
     args.k_pages = pages(layer_.k_head_dim);
     args.v_pages = layer_.v_in_k ? args.k_pages.Columns(0, layer_.v_head_dim) : pages(layer_.v_head_dim);
+    if (dtype_ == DType::kI8) {
+      args.k_scales = TensorView(machine->NextBytes(num_blocks * heads * kBlockSize * 4),
+                                 {num_blocks, heads, kBlockSize}, DType::kF32);
+      args.v_scales = TensorView(machine->NextBytes(num_blocks * heads * kBlockSize * 4),
+                                 {num_blocks, heads, kBlockSize}, DType::kF32);
+    }
     args.query_starts = TensorView::Of(query_starts_.data(), {num_sequences() + 1});
     args.context_lens = TensorView::Of(context_lens_.data(), {num_sequences()});
     args.block_starts = TensorView::Of(block_starts_.data(), {num_sequences() + 1});
@@ -109,6 +116,8 @@ void PrefillShapes(benchmark::internal::Benchmark* benchmark) {
   benchmark->ArgNames({"tokens", "context"})->UseManualTime()->MinTime(0.1)->Unit(benchmark::kMicrosecond);
   benchmark->Args({128, 128})->Args({512, 512})->Args({2048, 2048})->Args({512, 8192});
 }
+BENCHMARK_CAPTURE(BM_Decode, small_bf16, kSmall, DType::kBF16)->Apply(DecodeShapes);
+BENCHMARK_CAPTURE(BM_Decode, small_int8, kSmall, DType::kI8)->Apply(DecodeShapes);
 BENCHMARK_CAPTURE(BM_Decode, olmoe_bf16, kOlmoe, DType::kBF16)->Apply(DecodeShapes);
 BENCHMARK_CAPTURE(BM_Decode, qwen3_moe_bf16, kQwen3Moe, DType::kBF16)->Apply(DecodeShapes);
 BENCHMARK_CAPTURE(BM_Decode, deepseek_v2_lite_bf16, kDeepseekV2Lite, DType::kBF16)->Apply(DecodeShapes);

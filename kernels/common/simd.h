@@ -76,16 +76,54 @@ MOED_ALWAYS_INLINE VecI32 Iota() {
   return v;
 }
 
-MOED_ALWAYS_INLINE VecF32 BFloat16ToFloat(VecU16 v) {
-  return reinterpret_cast<VecF32>(__builtin_convertvector(v, VecU32) << 16);
+// Between widths, each lane for itself; narrowing drops the upper bits. (g++ 12 makes __builtin_convertvector of these
+// from pieces, down to single lanes.)
+MOED_ALWAYS_INLINE VecU32 Widen(VecU16 v) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<VecU32>(_mm512_maskz_cvtepu16_epi32(kAllLanes, reinterpret_cast<__m256i>(v)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<VecU32>(_mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(v)));
+#else
+  return __builtin_convertvector(v, VecU32);
+#endif
 }
+MOED_ALWAYS_INLINE VecI32 Widen(VecI8 v) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<VecI32>(_mm512_maskz_cvtepi8_epi32(kAllLanes, reinterpret_cast<__m128i>(v)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<VecI32>(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(reinterpret_cast<int64_t>(v))));
+#else
+  return __builtin_convertvector(v, VecI32);
+#endif
+}
+MOED_ALWAYS_INLINE VecU16 NarrowTo16(VecU32 v) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<VecU16>(_mm512_maskz_cvtepi32_epi16(kAllLanes, reinterpret_cast<__m512i>(v)));
+#else
+  return __builtin_convertvector(v, VecU16);
+#endif
+}
+MOED_ALWAYS_INLINE VecI8 NarrowTo8(VecI32 v) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<VecI8>(_mm512_maskz_cvtepi32_epi8(kAllLanes, reinterpret_cast<__m512i>(v)));
+#elif defined(__AVX2__)
+  const __m256i first_bytes = _mm256_set1_epi32(0x0c080400);
+  const __m256i fours = _mm256_shuffle_epi8(reinterpret_cast<__m256i>(v), first_bytes);  // of each half
+  const __m128i eight = _mm_unpacklo_epi32(_mm256_castsi256_si128(fours), _mm256_extracti128_si256(fours, 1));
+  return reinterpret_cast<VecI8>(_mm_cvtsi128_si64(eight));
+#else
+  return __builtin_convertvector(v, VecI8);
+#endif
+}
+
+MOED_ALWAYS_INLINE VecF32 BFloat16ToFloat(VecU16 v) { return reinterpret_cast<VecF32>(Widen(v) << 16); }
 
 // Rounds to nearest even; a NaN stays a quiet NaN.
 MOED_ALWAYS_INLINE VecU16 FloatToBFloat16(VecF32 v) {
   const VecU32 bits = reinterpret_cast<VecU32>(v);
   const VecU32 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const VecI32 is_nan = v != v;
-  return __builtin_convertvector(is_nan ? (bits >> 16) | 0x40u : rounded, VecU16);
+  return NarrowTo16(is_nan ? (bits >> 16) | 0x40u : rounded);
 }
 
 MOED_ALWAYS_INLINE VecF32 HalfToFloat(VecU16 v) {
@@ -95,7 +133,7 @@ MOED_ALWAYS_INLINE VecF32 HalfToFloat(VecU16 v) {
   return reinterpret_cast<VecF32>(_mm256_cvtph_ps(reinterpret_cast<__m128i>(v)));
 #else
   // The exponent moves to its place by a multiplication, which also brings subnormals to their value.
-  const VecU32 bits = __builtin_convertvector(v, VecU32);
+  const VecU32 bits = Widen(v);
   const VecU32 sign = (bits & 0x8000u) << 16;
   const VecU32 magnitude = (bits & 0x7fffu) << 13;
   const VecF32 scaled = reinterpret_cast<VecF32>(magnitude) * 0x1p112f;
@@ -122,16 +160,14 @@ MOED_ALWAYS_INLINE VecU16 FloatToHalf(VecF32 v) {
   VecU32 result = bits < 0x38800000u ? subnormal : normal;
   result = bits >= 0x47800000u ? VecU32{} + 0x7c00u : result;
   result = bits > 0x7f800000u ? VecU32{} + 0x7e00u : result;
-  return __builtin_convertvector(result | sign, VecU16);
+  return NarrowTo16(result | sign);
 #endif
 }
 
 MOED_ALWAYS_INLINE VecF32 Load(const float* p) { return LoadBits<VecF32>(p); }
 MOED_ALWAYS_INLINE VecF32 Load(const BFloat16* p) { return BFloat16ToFloat(LoadBits<VecU16>(p)); }
 MOED_ALWAYS_INLINE VecF32 Load(const Half* p) { return HalfToFloat(LoadBits<VecU16>(p)); }
-MOED_ALWAYS_INLINE VecF32 Load(const int8_t* p) {
-  return __builtin_convertvector(__builtin_convertvector(LoadBits<VecI8>(p), VecI32), VecF32);
-}
+MOED_ALWAYS_INLINE VecF32 Load(const int8_t* p) { return __builtin_convertvector(Widen(LoadBits<VecI8>(p)), VecF32); }
 
 // Lanes from n on are 0.
 MOED_ALWAYS_INLINE VecF32 LoadFirst(const float* p, int64_t n) {
@@ -149,7 +185,7 @@ MOED_ALWAYS_INLINE VecF32 LoadFirst(const BFloat16* p, int64_t n) {
 }
 MOED_ALWAYS_INLINE VecF32 LoadFirst(const Half* p, int64_t n) { return HalfToFloat(LoadBitsFirst<VecU16>(p, n)); }
 MOED_ALWAYS_INLINE VecF32 LoadFirst(const int8_t* p, int64_t n) {
-  return __builtin_convertvector(__builtin_convertvector(LoadBitsFirst<VecI8>(p, n), VecI32), VecF32);
+  return __builtin_convertvector(Widen(LoadBitsFirst<VecI8>(p, n)), VecF32);
 }
 
 MOED_ALWAYS_INLINE void Store(float* p, VecF32 v) { std::memcpy(p, &v, sizeof(v)); }

@@ -47,12 +47,21 @@ struct IntegerTileLayout {
   }
 };
 
-// What is brought into the second-level cache while weights pass: a line at `from` for their first kStepBytes, at
-// from + step for the next, and so on.
+// What is brought into the second-level cache while weights pass: `step` bytes at `from` for their first kStepBytes,
+// the next for the next, and so on.
 struct Prefetch {
   static constexpr int64_t kStepBytes = PackedWeight::kPanel * 4;
+  static_assert(kStepBytes == 128, "two lines");
   const char* from;
   int64_t step;
+
+  // For tiles of so many rows: many rows are mostly of several tiles, which take a line each at most.
+  template <int kRows>
+  MOED_ALWAYS_INLINE void Next() {
+    PrefetchL2(from);
+    if constexpr (kRows <= 6) PrefetchL2(from + step / 2);
+    from += step;
+  }
 };
 
 namespace integer_micro_kernel {
@@ -71,10 +80,12 @@ struct Dots {
   static constexpr int kOutputs = kLanes / kPartials;
   static constexpr int kPanelVectors = static_cast<int>(kPanel) / kOutputs;
 
+  // As many as stay in registers.
+  static constexpr int kAccumulators = kLanes == 16 ? 24 : 12;
+
   // Vectors of a panel that one pass over a group takes, so that rows * vectors accumulators stay in registers. The
   // passes over a group follow each other while its weights are in the first cache.
   static constexpr int PassVectors(int rows) {
-    constexpr int kAccumulators = kLanes == 16 ? 24 : 12;
     int vectors = kPanelVectors;
     while (vectors > 1 && rows * vectors > kAccumulators) vectors /= 2;
     // Two vectors of partial sums make one of outputs.
@@ -86,48 +97,43 @@ struct Dots {
 template <WeightFormat::Type kType, int kRows, int kVectors>
 MOED_ALWAYS_INLINE void GroupSums(const ActivationInt* activations, const char* weights, int64_t inputs,
                                   Prefetch prefetch, VecI32 (&sums)[kRows][kVectors]) {
+  constexpr bool kIsInt4 = kType == WeightFormat::Type::kInt4;
   constexpr int64_t kVectorBytes = Dots<kType>::kOutputs * 4;
-  // Groups are padded to 8 inputs: two steps at a time, for what a loop costs beside the dots.
-  if constexpr (kType == WeightFormat::Type::kInt8) {
-    for (int64_t i = 0; i < inputs; i += 8, weights += 2 * kStepBytes, activations += 8 * kRows) {
+  // A dot waits for the one before it on the same sums: where there are few, every other step has sums of its own.
+  constexpr bool kTwoChains = kRows * kVectors <= 8 && 2 * kRows * kVectors <= Dots<kType>::kAccumulators;
+  VecI32 odd_sums[kRows][kVectors] = {};
+  // Groups are padded to 8 inputs: two steps of 4 at a time, for what a loop costs beside the dots.
+  for (int64_t i = 0; i < inputs; i += 8, activations += 8 * kRows) {
+    VecInt loaded[kVectors];
 #pragma GCC unroll 2
-      for (int step = 0; step < 2; ++step) {
-        if constexpr (kRows > 1) {
-          PrefetchL2(prefetch.from);
-          prefetch.from += prefetch.step;
-        }
-        VecInt w[kVectors];
+    for (int step = 0; step < 2; ++step) {
+      if (!kIsInt4 || step == 0) {
+        prefetch.Next<kRows>();
 #pragma GCC unroll 16
-        for (int v = 0; v < kVectors; ++v) w[v] = LoadUnsignedBytes(weights + step * kStepBytes + v * kVectorBytes);
-#pragma GCC unroll 16
-        for (int row = 0; row < kRows; ++row) {
-          const VecInt a = BroadcastFour(activations + (step * kRows + row) * 4);
-#pragma GCC unroll 16
-          for (int v = 0; v < kVectors; ++v) sums[row][v] = Dot(w[v], a, sums[row][v]);
-        }
-      }
-    }
-  } else {
-    for (int64_t i = 0; i < inputs; i += 8, weights += kStepBytes, activations += 8 * kRows) {
-      if constexpr (kRows > 1) {
-        PrefetchL2(prefetch.from);
-        prefetch.from += prefetch.step;
+        for (int v = 0; v < kVectors; ++v) loaded[v] = LoadUnsignedBytes(weights + v * kVectorBytes);
+        weights += kStepBytes;
       }
       VecInt w[kVectors];
 #pragma GCC unroll 16
-      for (int v = 0; v < kVectors; ++v) w[v] = LoadUnsignedBytes(weights + v * kVectorBytes);
-#pragma GCC unroll 2
-      for (int half = 0; half < 2; ++half) {
-        VecInt part[kVectors];
+      for (int v = 0; v < kVectors; ++v) {
+        w[v] = !kIsInt4 ? loaded[v] : step == 0 ? LowFourBits(loaded[v]) : HighFourBits(loaded[v]);
+      }
 #pragma GCC unroll 16
-        for (int v = 0; v < kVectors; ++v) part[v] = half == 0 ? LowFourBits(w[v]) : HighFourBits(w[v]);
+      for (int row = 0; row < kRows; ++row) {
+        const VecInt a = BroadcastFour(activations + (step * kRows + row) * 4);
 #pragma GCC unroll 16
-        for (int row = 0; row < kRows; ++row) {
-          const VecInt a = BroadcastFour(activations + (half * kRows + row) * 4);
-#pragma GCC unroll 16
-          for (int v = 0; v < kVectors; ++v) sums[row][v] = Dot(part[v], a, sums[row][v]);
+        for (int v = 0; v < kVectors; ++v) {
+          VecI32& sum = kTwoChains && step == 1 ? odd_sums[row][v] : sums[row][v];
+          sum = Dot(w[v], a, sum);
         }
       }
+    }
+  }
+  if constexpr (kTwoChains) {
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+#pragma GCC unroll 16
+      for (int v = 0; v < kVectors; ++v) sums[row][v] += odd_sums[row][v];
     }
   }
 }
@@ -142,10 +148,7 @@ MOED_ALWAYS_INLINE void NarrowGroupSums(const int8_t* activations, const char* w
     const int64_t end = inputs - begin < kPieceInputs ? inputs : begin + kPieceInputs;
     VecI16 narrow[kRows][kVectors] = {};
     for (int64_t i = begin; i < end; i += kInputs, weights += kStepBytes, activations += kInputs * kRows) {
-      if constexpr (kRows > 1) {
-        PrefetchL2(prefetch.from);
-        prefetch.from += prefetch.step;
-      }
+      prefetch.Next<kRows>();
       VecU32 pairs[kVectors];
 #pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) pairs[v] = LoadBits<VecU32>(weights + v * kVectorBytes);

@@ -120,8 +120,7 @@ MOED_ALWAYS_INLINE void Pass(const float* activations, const char* weights, int6
   const int64_t steps = kOperands == Operands::kF32 ? k : kOperands == Operands::kBf16 ? k / 2 : (k + 1) / 2;
   for (int64_t step = 0; step < steps; ++step, weights += kStep) {
     if constexpr (kRows > 1) {  // a single row only waits for memory anyway
-      PrefetchL2(prefetch.from);
-      prefetch.from += prefetch.step;
+      prefetch.Next<kRows>();
     }
     if constexpr (kOperands == Operands::kF32) {
       VecF32 w[kPanels * kVectors];

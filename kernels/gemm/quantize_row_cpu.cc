@@ -4,22 +4,24 @@
 namespace moed::kernels::MOED_ISA {
 namespace {
 
+MOED_ALWAYS_INLINE VecI8 NarrowTo(VecI32 v, int8_t /*type*/) { return NarrowTo8(v); }
+MOED_ALWAYS_INLINE VecU16 NarrowTo(VecI32 v, int16_t /*type*/) { return NarrowTo16(reinterpret_cast<VecU32>(v)); }
+
 // Writes the integers that `to_int` makes of the floats x[0, n), with zeros up to `padded`, and returns their sum.
 template <typename Int, typename ToInt>
 int32_t QuantizeGroup(const float* x, int64_t n, int64_t padded, const ToInt& to_int, Int* to) {
-  typedef Int Narrow __attribute__((vector_size(kLanes * sizeof(Int))));
   VecI32 sum = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
     const VecI32 q = to_int(Load(x + i));
     sum += q;
-    const Narrow narrow = __builtin_convertvector(q, Narrow);
+    const auto narrow = NarrowTo(q, Int());
     std::memcpy(to + i, &narrow, sizeof(narrow));
   }
   for (; i < padded; i += kLanes) {
     const VecI32 q = to_int(LoadFirst(x + i, n > i ? n - i : 0));
     sum += q;
-    const Narrow narrow = __builtin_convertvector(q, Narrow);
+    const auto narrow = NarrowTo(q, Int());
     const int64_t left = padded - i < kLanes ? padded - i : kLanes;
     std::memcpy(to + i, &narrow, static_cast<size_t>(left) * sizeof(Int));
   }

@@ -19,7 +19,7 @@ constexpr int64_t kPanel = PackedWeight::kPanel;
 constexpr int64_t kBlockWeights = kPanel * kTileRegisterBytes;
 
 MOED_ALWAYS_INLINE void PrefetchSteps(Prefetch& prefetch, int64_t steps) {
-  for (int64_t i = 0; i < steps; ++i, prefetch.from += prefetch.step) PrefetchL2(prefetch.from);
+  for (int64_t i = 0; i < steps; ++i) prefetch.Next<1>();
 }
 
 // `bytes` of weights that a block of block_weights bytes meets: where they lie or, if they are fewer, in `copy` with

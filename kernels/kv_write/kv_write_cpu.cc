@@ -21,7 +21,7 @@ MOED_ALWAYS_INLINE void CopyRow(const float* row, int64_t size, int8_t* out, flo
   for (int64_t i = 0; i < size; i += kLanes) {
     const int64_t n = size - i < kLanes ? size - i : kLanes;
     const VecF32 v = largest == largest ? LoadFirst(row + i, n) : VecF32{};
-    const VecI8 q = __builtin_convertvector(QuantizeToInt(v, inverse), VecI8);
+    const VecI8 q = NarrowTo8(QuantizeToInt(v, inverse));
     std::memcpy(out + i, &q, static_cast<size_t>(n));
   }
   *scale = largest == largest ? largest / 127.0f : __builtin_nanf("");

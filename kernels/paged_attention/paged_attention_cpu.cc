@@ -72,33 +72,38 @@ void FinishHead(const PagedAttentionArgs& args, const Sizes& sizes, int64_t toke
             args.out.As<float>() + token * args.out.stride(0) + head * sizes.v_head_dim);
 }
 
-// A block of query rows on its way over the positions of its sequence.
+// A block of query rows on its way over the positions of its sequence, for some neighbouring KV heads.
 template <typename T>
 class BlockPass {
  public:
-  BlockPass(const PagedAttentionArgs& args, const Sizes& sizes, const Piece& piece, int64_t kv_head,
-            const Scratch& scratch)
-      : args_(args), sizes_(sizes), piece_(piece), kv_head_(kv_head), scratch_(scratch) {
+  BlockPass(const PagedAttentionArgs& args, const Sizes& sizes, const Piece& piece, const Scratch& scratch)
+      : args_(args), sizes_(sizes), piece_(piece), scratch_(scratch) {
     LoadQueries();
   }
 
+  // Rows of one head.
   int64_t rows() const { return piece_.num_tokens * sizes_.group; }
+  int num_heads() const { return piece_.end_head - piece_.first_head; }
 
-  // Attends to the positions of one split; `states` start from nothing.
-  void AttendSplit(int split, const RowStates& states) {
-    states.Clear(rows(), sizes_.padded_dim);
+  // Attends to the positions of one split; states_of(head) start from nothing.
+  template <typename StatesOf>
+  void AttendSplit(int split, const StatesOf& states_of) {
+    for (int head = 0; head < num_heads(); ++head) states_of(head).Clear(rows(), sizes_.padded_dim);
     const int64_t begin = Max(static_cast<int64_t>(split) * kSplitPositions, piece_.first_visible);
     const int64_t end = Min(static_cast<int64_t>(split + 1) * kSplitPositions, end_position());
     for (int64_t tile = begin / kTilePositions * kTilePositions; tile < end; tile += kTilePositions) {
-      LoadTile(tile);
-      AttendTile(tile, states);
+      for (int head = 0; head < num_heads(); ++head) {
+        LoadTile(tile, head);
+        AttendTile(tile, head, states_of(head));
+      }
     }
   }
 
-  void Finish(const RowStates& states) const {
+  void Finish(int head, const RowStates& states) const {
     for (int64_t r = 0; r < rows(); ++r) {
-      FinishHead(args_, sizes_, piece_.first_token + r / sizes_.group, kv_head_ * sizes_.group + r % sizes_.group,
-                 states.max[r], states.sum[r], states.acc + r * sizes_.padded_dim);
+      FinishHead(args_, sizes_, piece_.first_token + r / sizes_.group,
+                 (piece_.first_head + head) * sizes_.group + r % sizes_.group, states.max[r], states.sum[r],
+                 states.acc + r * sizes_.padded_dim);
     }
   }
 
@@ -110,18 +115,24 @@ class BlockPass {
   int64_t ContextOf(int64_t t) const { return piece_.first_context + t; }
   int64_t FirstOf(int64_t t) const { return args_.window == 0 ? 0 : Max(0, ContextOf(t) - args_.window); }
 
+  float* Queries(int head) const { return scratch_.q + head * rows() * sizes_.k_head_dim; }
+
   // Row r is query head r % group (of this KV head) of token r / group, times the scale.
   void LoadQueries() {
-    for (int64_t r = 0; r < rows(); ++r) {
-      const float* row = args_.q.As<float>() + (piece_.first_token + r / sizes_.group) * args_.q.stride(0) +
-                         (kv_head_ * sizes_.group + r % sizes_.group) * args_.q.stride(1);
-      for (int64_t d = 0; d < sizes_.k_head_dim; ++d) scratch_.q[r * sizes_.k_head_dim + d] = row[d] * args_.scale;
+    for (int head = 0; head < num_heads(); ++head) {
+      float* const q = Queries(head);
+      for (int64_t r = 0; r < rows(); ++r) {
+        const float* row = args_.q.As<float>() + (piece_.first_token + r / sizes_.group) * args_.q.stride(0) +
+                           ((piece_.first_head + head) * sizes_.group + r % sizes_.group) * args_.q.stride(1);
+        for (int64_t d = 0; d < sizes_.k_head_dim; ++d) q[r * sizes_.k_head_dim + d] = row[d] * args_.scale;
+      }
     }
   }
 
-  // Where the keys and values of one tile lie.
+  // Where the keys and values of one tile of one head lie.
   struct TileRows {
     int64_t tile = -1;
+    int head = -1;
     CacheRows<T> keys, values;
   };
 
@@ -131,14 +142,15 @@ class BlockPass {
             static_cast<int>(Min(end_position() - tile, kTilePositions))};
   }
 
-  void FindRows(int64_t tile, TileRows* rows) const {
+  void FindRows(int64_t tile, int head, TileRows* rows) const {
     const int32_t* block_ids = args_.block_ids.As<int32_t>() + args_.block_starts.As<int32_t>()[piece_.sequence];
     const int64_t block_size = args_.k_pages.dim(2);
     const TileRange range = VisibleRange(tile);
     int64_t block = (tile + range.begin) / block_size;
     int64_t offset = (tile + range.begin) % block_size;
     for (int i = range.begin; i < range.end; ++block, offset = 0) {
-      const int64_t first_row = (block_ids[block] * args_.k_pages.dim(1) + kv_head_) * block_size + offset;
+      const int64_t first_row =
+          (block_ids[block] * args_.k_pages.dim(1) + piece_.first_head + head) * block_size + offset;
       const int end = static_cast<int>(Min(i + block_size - offset, range.end));
       rows->keys.Set(i, end, args_.k_pages, args_.k_scales, first_row);
       rows->values.Set(i, end, args_.v_pages, args_.v_scales, first_row);
@@ -154,25 +166,35 @@ class BlockPass {
     fill(0, range.begin);
     fill(range.end, kTilePositions);
     rows->tile = tile;
+    rows->head = head;
   }
 
-  // Brings one tile's keys and values in, and asks for those of the next.
-  void LoadTile(int64_t tile) {
-    TileRows& rows = tile_rows_[tile / kTilePositions % 2];
-    if (rows.tile != tile) FindRows(tile, &rows);
+  // Brings in the keys and values of one tile and head. Those of the next are asked for on the way, here and in
+  // AttendTile().
+  void LoadTile(int64_t tile, int head) {
+    turn_ = 1 - turn_;
+    TileRows& rows = tile_rows_[turn_];
+    if (rows.tile != tile || rows.head != head) FindRows(tile, head, &rows);
+    PrefetchAfter(tile, head, &tile_rows_[1 - turn_]);
     const TileRange range = VisibleRange(tile);
-    const int64_t next = tile + kTilePositions;
-    const TileRows* next_rows = &rows;
-    if (next < Min(static_cast<int64_t>(piece_.end_split) * kSplitPositions, end_position())) {
-      TileRows& found = tile_rows_[next / kTilePositions % 2];
-      FindRows(next, &found);
-      next_rows = &found;
-      PrefetchRows(found.values.rows, range, sizes_.v_head_dim);
-    }
-    PackKeys(rows.keys, range, sizes_.k_head_dim, next_rows->keys.rows, scratch_.keys);
+    PackKeys(rows.keys, range, sizes_.k_head_dim, scratch_.keys);
     if (!UsesCachedValues()) {
-      PackValues(rows.values, range, sizes_.v_head_dim, sizes_.padded_dim, scratch_.values);
+      PackValues(rows.values, range, sizes_.v_head_dim, sizes_.padded_dim, &next_values_, scratch_.values);
     }
+  }
+
+  // Finds the rows that come after that tile and head, if any do.
+  void PrefetchAfter(int64_t tile, int head, TileRows* next) {
+    next_keys_ = {};
+    next_values_ = {};
+    const bool is_last_head = head + 1 == num_heads();
+    const int64_t next_tile = is_last_head ? tile + kTilePositions : tile;
+    if (next_tile >= Min(static_cast<int64_t>(piece_.end_split) * kSplitPositions, end_position())) return;
+    FindRows(next_tile, is_last_head ? 0 : head + 1, next);
+    const TileRange range = VisibleRange(next_tile);
+    next_keys_ = RowPrefetch<T>(next->keys.rows, range, sizes_.k_head_dim);
+    if (args_.v_pages.data == args_.k_pages.data) return;  // parts of the keys
+    next_values_ = RowPrefetch<T>(next->values.rows, range, sizes_.v_head_dim);
   }
 
   // Values that are used by one group of rows only are not worth packing.
@@ -184,7 +206,8 @@ class BlockPass {
     return {static_cast<int>(Max(FirstOf(t) - tile, 0)), static_cast<int>(Min(ContextOf(t) - tile, kTilePositions))};
   }
 
-  void AttendTile(int64_t tile, const RowStates& states) {
+  void AttendTile(int64_t tile, int head, const RowStates& states) {
+    q_ = Queries(head);
     // Tokens before the tile see nothing of it, nor do tokens whose window begins behind it.
     const int64_t first_token = Max(0, tile + 1 - piece_.first_context);
     const int64_t end_token = args_.window == 0
@@ -208,8 +231,9 @@ class BlockPass {
     TileRange ranges[R];
     for (int r = 0; r < R; ++r) ranges[r] = RangeOf(tile, row + r);
     const TileRange first = ranges[0], last = ranges[R - 1];
-    Scores<R>(scratch_.q + row * sizes_.k_head_dim, scratch_.keys, sizes_.k_head_dim, {first.begin, last.end},
+    Scores<R>(q_ + row * sizes_.k_head_dim, scratch_.keys, sizes_.k_head_dim, {first.begin, last.end}, next_keys_,
               scratch_.scores);
+    next_keys_ = {};  // asked for
     float* acc = states.acc + row * sizes_.padded_dim;
     SoftmaxStep<R>(scratch_.scores, ranges, sizes_.padded_dim, states.max + row, states.sum + row, acc);
     // What a row does not see must not be touched, not even with weight 0: 0 times a NaN is a NaN. So the rows go
@@ -222,7 +246,7 @@ class BlockPass {
       if (common.end < last.end) AddEdges<R>(tile, row, {common.end, kTilePositions}, values, acc);
     };
     if (UsesCachedValues()) {
-      add(CachedValues<T>{tile_rows_[tile / kTilePositions % 2].values});
+      add(CachedValues<T>{tile_rows_[turn_].values, &next_values_});
     } else {
       add(PackedValues{scratch_.values, sizes_.padded_dim});
     }
@@ -242,9 +266,11 @@ class BlockPass {
   const PagedAttentionArgs& args_;
   const Sizes& sizes_;
   const Piece& piece_;
-  const int64_t kv_head_;
   const Scratch& scratch_;
-  TileRows tile_rows_[2];  // of even and of odd tiles
+  const float* q_ = nullptr;  // of the current head
+  TileRows tile_rows_[2];     // those of the current tile and head and of the next, in turn
+  int turn_ = 0;              // which are the current ones
+  RowPrefetch<T> next_keys_, next_values_;
 };
 
 // Partial results of all splits, one row a (KV head, split, row) as Piece::first_partial tells.
@@ -262,23 +288,32 @@ void MergeRows(const RowStates& part, int64_t rows, int64_t padded_dim, const Ro
   }
 }
 
+// The part of `states` that head `head` has, of those that a piece of `rows` rows takes.
+RowStates OfHead(const RowStates& states, int head, int64_t rows, int64_t padded_dim) {
+  return {states.max + head * rows, states.sum + head * rows, states.acc + head * rows * padded_dim};
+}
+
 template <typename T>
-void RunPiece(const PagedAttentionArgs& args, const Sizes& sizes, const Piece& piece, int64_t kv_head,
-              const RowStates& partials, const Scratch& scratch) {
-  BlockPass<T> pass(args, sizes, piece, kv_head, scratch);
+void RunPiece(const PagedAttentionArgs& args, const Sizes& sizes, const Piece& piece, const RowStates& partials,
+              const Scratch& scratch) {
+  BlockPass<T> pass(args, sizes, piece, scratch);
   if (piece.first_partial >= 0) {
     for (int split = piece.first_split; split < piece.end_split; ++split) {
-      pass.AttendSplit(split, PartialStates(partials, piece, kv_head, split, sizes));
+      pass.AttendSplit(split,
+                       [&](int head) { return PartialStates(partials, piece, piece.first_head + head, split, sizes); });
     }
     return;
   }
   // The first split's result is the total so far; the same as adding it to nothing.
-  pass.AttendSplit(piece.first_split, scratch.total);
+  const auto total = [&](int head) { return OfHead(scratch.total, head, pass.rows(), sizes.padded_dim); };
+  const auto part = [&](int head) { return OfHead(scratch.split, head, pass.rows(), sizes.padded_dim); };
+  pass.AttendSplit(piece.first_split, total);
   for (int split = piece.first_split + 1; split < piece.end_split; ++split) {
-    pass.AttendSplit(split, scratch.split);
-    MergeRows(scratch.split, pass.rows(), sizes.padded_dim, scratch.total);
+    pass.AttendSplit(split, part);
+    for (int head = 0; head < pass.num_heads(); ++head)
+      MergeRows(part(head), pass.rows(), sizes.padded_dim, total(head));
   }
-  pass.Finish(scratch.total);
+  for (int head = 0; head < pass.num_heads(); ++head) pass.Finish(head, total(head));
 }
 
 // Adds up a KV head's partial results, in the order of the splits, on those of the first.
@@ -316,11 +351,9 @@ void Attend(const ExecContext& ctx, const PagedAttentionArgs& args) {
   const RowStates partials = CarveStates(AllocateFloats(ctx.workspace, plan.num_partial_rows * (sizes.padded_dim + 2)),
                                          plan.num_partial_rows, sizes.padded_dim);
 
-  ctx.threads->ParallelFor(plan.num_pieces * num_kv_heads, 1, [&](int64_t begin, int64_t end, int worker) {
+  ctx.threads->ParallelFor(plan.num_pieces, 1, [&](int64_t begin, int64_t end, int worker) {
     const Scratch scratch(scratch_memory + worker * scratch_floats, sizes, max_rows);
-    for (int64_t i = begin; i < end; ++i) {
-      RunPiece<T>(args, sizes, plan.pieces[i / num_kv_heads], i % num_kv_heads, partials, scratch);
-    }
+    for (int64_t i = begin; i < end; ++i) RunPiece<T>(args, sizes, plan.pieces[i], partials, scratch);
   });
   ctx.threads->ParallelFor(plan.num_reductions * num_kv_heads, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
     for (int64_t i = begin; i < end; ++i) {

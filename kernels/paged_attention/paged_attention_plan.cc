@@ -14,10 +14,14 @@ using Reduction = PagedAttentionPlan::Reduction;
 constexpr int64_t kTileCostInRows = 4;
 // Pieces a thread: the more, the better threads end together, but each partial result costs a little memory traffic.
 constexpr int64_t kPiecesPerThread = 8;
+// One head's rows of a block are a run of memory, and so are those of the next head behind it. Runs shorter than this
+// are read together: what the processor fetches ahead of one belongs to the next then, and is not for nothing.
+constexpr int64_t kRunBytes = 8192;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Cuts a sequence's tokens of this step into blocks of neighbours, each over all positions that its tokens see.
+// Cuts a sequence's tokens of this step into blocks of neighbours, each over all positions that its tokens see, for one
+// KV head.
 void AddQueryBlocks(const PagedAttentionArgs& args, int64_t sequence, std::vector<Piece>* pieces) {
   const int64_t group = args.q.dim(1) / args.k_pages.dim(1);
   const int64_t block_tokens = std::max<int64_t>(1, kMaxBlockRows / group);
@@ -50,6 +54,14 @@ const T* CopyTo(Workspace* workspace, const std::vector<T>& values) {
   return copy;
 }
 
+// KV heads of a block that one piece takes, which costs `cost` for each.
+int64_t HeadsAPiece(const PagedAttentionArgs& args, const Piece& block, int64_t cost, int64_t dearest) {
+  const int64_t num_kv_heads = args.k_pages.dim(1), rows = block.num_tokens * (args.q.dim(1) / num_kv_heads);
+  const int64_t run = args.k_pages.dim(2) * args.k_pages.dim(3) * static_cast<int64_t>(DTypeSize(args.k_pages.dtype));
+  const int64_t wanted = std::min({CeilDiv(kRunBytes, run), kMaxBlockRows / rows, num_kv_heads, dearest / cost});
+  return std::max<int64_t>(wanted, 1);
+}
+
 }  // namespace
 
 PagedAttentionPlan PlanPagedAttention(const PagedAttentionArgs& args, int num_threads, Workspace* workspace) {
@@ -68,12 +80,22 @@ PagedAttentionPlan PlanPagedAttention(const PagedAttentionArgs& args, int num_th
   PagedAttentionPlan plan = {};
   std::vector<Piece> pieces;
   std::vector<Reduction> reductions;
+  const auto add_heads = [&](Piece piece, int64_t heads) {
+    const int64_t cost_of_head = piece.cost;
+    for (int64_t head = 0; head < num_kv_heads; head += heads) {
+      piece.first_head = static_cast<int32_t>(head);
+      piece.end_head = static_cast<int32_t>(std::min(head + heads, num_kv_heads));
+      piece.cost = cost_of_head * (piece.end_head - piece.first_head);
+      pieces.push_back(piece);
+    }
+  };
   for (const Piece& block : blocks) {
     const int64_t num_splits = block.end_split - block.first_split;
     const int64_t cost_of_split = std::max<int64_t>(1, block.cost / num_splits);
-    const int64_t splits_a_piece = std::max<int64_t>(1, dearest / cost_of_split);
+    const int64_t heads = HeadsAPiece(args, block, cost_of_split, dearest);
+    const int64_t splits_a_piece = std::max<int64_t>(1, dearest / cost_of_split / heads);
     if (splits_a_piece >= num_splits) {
-      pieces.push_back(block);
+      add_heads(block, heads);
       continue;
     }
     for (int64_t first = block.first_split; first < block.end_split; first += splits_a_piece) {
@@ -84,7 +106,7 @@ PagedAttentionPlan PlanPagedAttention(const PagedAttentionArgs& args, int num_th
       piece.partial_first_split = block.first_split;
       piece.partial_splits = static_cast<int32_t>(num_splits);
       piece.cost = cost_of_split * (piece.end_split - piece.first_split);
-      pieces.push_back(piece);
+      add_heads(piece, heads);
     }
     reductions.push_back(
         {block.first_token, block.num_tokens, plan.num_partial_rows, static_cast<int32_t>(num_splits)});

@@ -19,10 +19,13 @@ inline constexpr int kSplitPositions = 256;
 inline constexpr int kMaxBlockRows = 128;
 
 struct PagedAttentionPlan {
-  // Neighbouring tokens of one sequence against splits [first_split, end_split) of its positions, to be done for each
-  // KV head. The tokens' results are complete when first_partial < 0; else each split leaves its partial result.
+  // Neighbouring tokens of one sequence against splits [first_split, end_split) of its positions, for KV heads
+  // [first_head, end_head), which take turns at each tile. The tokens' results are complete when first_partial < 0;
+  // else each split leaves its partial result. All heads together have kMaxBlockRows rows at most, or those of one
+  // token.
   struct Piece {
     int32_t sequence;
+    int32_t first_head, end_head;
     int32_t first_token;  // row of q
     int32_t num_tokens;
     int32_t first_visible;  // position that the first token sees first

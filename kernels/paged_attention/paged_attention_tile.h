@@ -102,6 +102,42 @@ struct CacheRows<int8_t> {
   MOED_ALWAYS_INLINE VecF32 ScaledColumn(int position, VecF32 value) const { return value * Load(scales + position); }
 };
 
+// Asks for a tile's rows, a cache line at a time and each once, so that the requests can lie between the arithmetic of
+// the tile before: a core has room for a dozen of them, and one that finds none waits.
+template <typename T>
+class RowPrefetch {
+ public:
+  RowPrefetch() = default;
+  RowPrefetch(const T* const* rows, TileRange range, int64_t row_elements)
+      : row_(rows + range.begin), end_(rows + range.end), row_bytes_(row_elements * static_cast<int64_t>(sizeof(T))) {}
+
+  // Asks for as many lines as kElements elements take, one at least.
+  template <int kElements>
+  MOED_ALWAYS_INLINE void NextOf() {
+    constexpr int kLines = kElements * static_cast<int>(sizeof(T)) / kLineBytes;
+#pragma GCC unroll 4
+    for (int i = 0; i < (kLines < 1 ? 1 : kLines); ++i) Next();
+  }
+
+ private:
+  static constexpr int kLineBytes = 64;
+
+  MOED_ALWAYS_INLINE void Next() {
+    if (row_ == end_) return;
+    PrefetchL2(reinterpret_cast<const char*>(*row_) + offset_);
+    offset_ += kLineBytes;
+    if (offset_ >= row_bytes_) {
+      offset_ = 0;
+      ++row_;
+    }
+  }
+
+  const T* const* row_ = nullptr;
+  const T* const* end_ = nullptr;
+  int64_t row_bytes_ = 0;
+  int64_t offset_ = 0;
+};
+
 // Elements of a row that lie in 32 bits, where these can be taken apart without leaving their lane; else 1.
 template <typename T>
 constexpr int kPackedElements = 1;
@@ -145,17 +181,12 @@ MOED_ALWAYS_INLINE void PackKeySquare(const CacheRows<T>& from, int position, in
   }
 }
 
-// Keys of one tile: rows[position] to keys[d][position], in float. Positions outside `range` get any numbers. Meanwhile
-// the rows of the next tile, which lie anywhere in memory, are asked for.
+// Keys of one tile: rows[position] to keys[d][position], in float. Positions outside `range` get any numbers.
 template <typename T>
-void PackKeys(const CacheRows<T>& from, TileRange range, int64_t head_dim, const T* const* next_rows, float* keys) {
+void PackKeys(const CacheRows<T>& from, TileRange range, int64_t head_dim, float* keys) {
   const T* const* const rows = from.rows;
-  constexpr int64_t kLineElements = 64 / static_cast<int64_t>(sizeof(T));
   constexpr int64_t kSquare = kLanes * kPackedElements<T>;
   for (int position = range.begin / kLanes * kLanes; position < range.end; position += kLanes) {
-    for (int64_t d = 0; d < head_dim; d += kLineElements) {
-      for (int i = 0; i < kLanes; ++i) PrefetchL2(next_rows[position + i] + d);
-    }
     int64_t d = 0;
     for (; d + kSquare <= head_dim; d += kSquare) PackKeySquare(from, position, d, keys);
     for (; d < head_dim; d += kLanes) {
@@ -170,23 +201,19 @@ void PackKeys(const CacheRows<T>& from, TileRange range, int64_t head_dim, const
   }
 }
 
-// Asks for a tile's rows.
+// Values of one tile: rows[position] to values[position][padded_dim], in float, with zeros after head_dim. Meanwhile
+// those of `next` are asked for.
 template <typename T>
-MOED_ALWAYS_INLINE void PrefetchRows(const T* const* rows, TileRange range, int64_t head_dim) {
-  constexpr int64_t kLineElements = 64 / static_cast<int64_t>(sizeof(T));
-  for (int position = range.begin; position < range.end; ++position) {
-    for (int64_t d = 0; d < head_dim; d += kLineElements) PrefetchL2(rows[position] + d);
-  }
-}
-
-// Values of one tile: rows[position] to values[position][padded_dim], in float, with zeros after head_dim.
-template <typename T>
-void PackValues(const CacheRows<T>& from, TileRange range, int64_t head_dim, int64_t padded_dim, float* values) {
+void PackValues(const CacheRows<T>& from, TileRange range, int64_t head_dim, int64_t padded_dim, RowPrefetch<T>* next,
+                float* values) {
   for (int position = range.begin; position < range.end; ++position) {
     const T* row = from.rows[position];
     float* out = values + position * padded_dim;
     int64_t d = 0;
-    for (; d + kLanes <= head_dim; d += kLanes) Store(out + d, from.Scaled(position, Load(row + d)));
+    for (; d + kLanes <= head_dim; d += kLanes) {
+      next->template NextOf<kLanes>();
+      Store(out + d, from.Scaled(position, Load(row + d)));
+    }
     if (d < head_dim) Store(out + d, from.Scaled(position, LoadFirst(row + d, head_dim - d)));
   }
 }
@@ -194,13 +221,15 @@ void PackValues(const CacheRows<T>& from, TileRange range, int64_t head_dim, int
 // ---------------------------------------------------------------------------------------------------------- scores
 
 // scores[r][position] = sum over d of q[r][d] * keys[d][position], for R rows and the vectors that `range` touches.
-template <int R>
-void Scores(const float* q, const float* keys, int64_t head_dim, TileRange range, float* scores) {
+// Meanwhile the rows of `next` are asked for.
+template <int R, typename T>
+void Scores(const float* q, const float* keys, int64_t head_dim, TileRange range, RowPrefetch<T> next, float* scores) {
   constexpr int kWidth = kTileVecs * kLanes;
   for (int position = range.begin / kWidth * kWidth; position < range.end; position += kWidth) {
     VecF32 sums[R][kTileVecs] = {};
     const float* key = keys + position;
     for (int64_t d = 0; d < head_dim; ++d, key += kTilePositions) {
+      next.template NextOf<kTilePositions>();
       VecF32 key_vecs[kTileVecs];
       for (int j = 0; j < kTileVecs; ++j) key_vecs[j] = Load(key + j * kLanes);
       for (int r = 0; r < R; ++r) {
@@ -296,10 +325,17 @@ struct PackedValues {
   const float* values;  // [kTilePositions, padded_dim]
   int64_t padded_dim;
   MOED_ALWAYS_INLINE VecF32 At(int position, int64_t d) const { return Load(values + position * padded_dim + d); }
+  template <int kElements>
+  MOED_ALWAYS_INLINE void PrefetchNext() const {}
 };
 template <typename T>
 struct CachedValues {
   const CacheRows<T>& rows;  // of whole vectors
+  RowPrefetch<T>* next;      // what is asked for meanwhile
+  template <int kElements>
+  MOED_ALWAYS_INLINE void PrefetchNext() const {
+    next->template NextOf<kElements>();
+  }
   MOED_ALWAYS_INLINE VecF32 At(int position, int64_t d) const {
     return rows.Scaled(position, Load(rows.rows[position] + d));
   }
@@ -313,6 +349,7 @@ MOED_ALWAYS_INLINE void AddValuesVecs(const float* weights, const Values& values
     for (int j = 0; j < V; ++j) sums[r][j] = Load(acc + r * padded_dim + d + j * kLanes);
   }
   for (int position = range.begin; position < range.end; ++position) {
+    values.template PrefetchNext<V * kLanes>();
     VecF32 value[V];
     for (int j = 0; j < V; ++j) value[j] = values.At(position, d + j * kLanes);
     for (int r = 0; r < R; ++r) {

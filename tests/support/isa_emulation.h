@@ -90,6 +90,27 @@ MOED_EMULATED __m512 maskz_scalef_ps(__mmask16 /*all*/, __m512 a, __m512 b) {
   return x.ps;
 }
 
+// Each lane by itself, to or from lanes of 32 bits.
+template <typename FromLane, typename ToLane, typename To, typename From>
+MOED_EMULATED To Convert(From v) {
+  FromLane from[16];
+  ToLane to[16];
+  static_assert(sizeof(from) == sizeof(From) && sizeof(to) == sizeof(To));
+  std::memcpy(from, &v, sizeof(from));
+  for (int i = 0; i < 16; ++i) to[i] = static_cast<ToLane>(from[i]);
+  To result;
+  std::memcpy(&result, to, sizeof(to));
+  return result;
+}
+MOED_EMULATED __m512i maskz_cvtepu16_epi32(__mmask16 /*all*/, __m256i v) {
+  return Convert<uint16_t, uint32_t, __m512i>(v);
+}
+MOED_EMULATED __m512i maskz_cvtepi8_epi32(__mmask16 /*all*/, __m128i v) { return Convert<int8_t, int32_t, __m512i>(v); }
+MOED_EMULATED __m256i maskz_cvtepi32_epi16(__mmask16 /*all*/, __m512i v) {
+  return Convert<int32_t, int16_t, __m256i>(v);
+}
+MOED_EMULATED __m128i maskz_cvtepi32_epi8(__mmask16 /*all*/, __m512i v) { return Convert<int32_t, int8_t, __m128i>(v); }
+
 MOED_EMULATED __m512i cvtepu8_epi16(__m256i v) {
   Bits r;
   r.half_i[0] = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(v));
@@ -247,6 +268,10 @@ inline void TileBf16Dots(int to, int first, int second) {
 #define _mm512_maskz_cvtph_ps moed_emulation::maskz_cvtph_ps
 #define _mm512_maskz_cvtps_ph moed_emulation::maskz_cvtps_ph
 #define _mm512_maskz_scalef_ps moed_emulation::maskz_scalef_ps
+#define _mm512_maskz_cvtepu16_epi32 moed_emulation::maskz_cvtepu16_epi32
+#define _mm512_maskz_cvtepi8_epi32 moed_emulation::maskz_cvtepi8_epi32
+#define _mm512_maskz_cvtepi32_epi16 moed_emulation::maskz_cvtepi32_epi16
+#define _mm512_maskz_cvtepi32_epi8 moed_emulation::maskz_cvtepi32_epi8
 #define _mm512_cvtepu8_epi16 moed_emulation::cvtepu8_epi16
 #define _mm512_madd_epi16 moed_emulation::madd_epi16
 #define _mm512_maddubs_epi16 moed_emulation::maddubs_epi16
