@@ -17,6 +17,7 @@ struct Layer {
 constexpr Layer kSmall = {16, 4, 64, 64};
 constexpr Layer kOlmoe = {16, 16, 128, 128};
 constexpr Layer kQwen3Moe = {32, 4, 128, 128};
+constexpr Layer kQwen3Moe235b = {64, 4, 128, 128};
 // The absorbed form of MLA: all heads over one latent of 512 with a rotary key of 64.
 constexpr Layer kDeepseekV2Lite = {16, 1, 576, 512, true};
 constexpr Layer kDeepseekV3 = {128, 1, 576, 512, true};
@@ -57,6 +58,8 @@ class Batch {
       args.v_scales = TensorView(machine->NextBytes(num_blocks * heads * kBlockSize * 4),
                                  {num_blocks, heads, kBlockSize}, DType::kF32);
     }
+    // As the engine lays them out.
+    if (!layer_.v_in_k) args.key_layout = kernels::KeyLayout::kWords;
     args.query_starts = TensorView::Of(query_starts_.data(), {num_sequences() + 1});
     args.context_lens = TensorView::Of(context_lens_.data(), {num_sequences()});
     args.block_starts = TensorView::Of(block_starts_.data(), {num_sequences() + 1});
@@ -118,6 +121,7 @@ void PrefillShapes(benchmark::internal::Benchmark* benchmark) {
 }
 BENCHMARK_CAPTURE(BM_Decode, small_bf16, kSmall, DType::kBF16)->Apply(DecodeShapes);
 BENCHMARK_CAPTURE(BM_Decode, small_int8, kSmall, DType::kI8)->Apply(DecodeShapes);
+BENCHMARK_CAPTURE(BM_Decode, qwen3_235b_bf16, kQwen3Moe235b, DType::kBF16)->Apply(DecodeShapes);
 BENCHMARK_CAPTURE(BM_Decode, olmoe_bf16, kOlmoe, DType::kBF16)->Apply(DecodeShapes);
 BENCHMARK_CAPTURE(BM_Decode, qwen3_moe_bf16, kQwen3Moe, DType::kBF16)->Apply(DecodeShapes);
 BENCHMARK_CAPTURE(BM_Decode, deepseek_v2_lite_bf16, kDeepseekV2Lite, DType::kBF16)->Apply(DecodeShapes);

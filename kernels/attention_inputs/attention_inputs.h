@@ -22,6 +22,7 @@ struct AttentionInputsArgs {
   bool interleaved = false;
   TensorView slots, k_pages, v_pages;  // as in KvWriteArgs
   TensorView k_scales = {}, v_scales = {};
+  KeyLayout key_layout = KeyLayout::kRows;
 
   TensorView Heads(const TensorView& rows, const TensorView& pages) const {
     return rows.SplitLast(rows.dim(1) / pages.dim(3), pages.dim(3));
@@ -44,7 +45,8 @@ struct AttentionInputsArgs {
             .k_pages = k_pages,
             .v_pages = v_pages,
             .k_scales = k_scales,
-            .v_scales = v_scales};
+            .v_scales = v_scales,
+            .key_layout = key_layout};
   }
 };
 

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "base/status.h"
+#include "kernels/common/key_layout.h"
 #include "tensor/tensor_view.h"
 
 namespace moed::kernels {
@@ -62,6 +63,20 @@ inline absl::Status CheckScales(std::string_view name, const TensorView& scales,
   }
   MOED_RETURN_IF_ERROR(CheckTensor(name, scales, {DType::kF32}, {pages.dim(0), pages.dim(1), pages.dim(2)}));
   return CheckContiguous(name, scales);
+}
+
+// OK when keys can lie in those pages as `layout` says.
+inline absl::Status CheckKeyLayout(const TensorView& k_pages, const TensorView& v_pages, KeyLayout layout) {
+  if (layout == KeyLayout::kRows) return absl::OkStatus();
+  if (!FitsKeyWords(k_pages)) {
+    return InvalidArgument(
+        "k_pages {} has keys in words; blocks must be a multiple of {} and rows of {} elements, on the CPU",
+        k_pages.ToString(), kKeyWordPositions, KeyWordElements(k_pages.dtype));
+  }
+  if (v_pages.data != nullptr && v_pages.data == k_pages.data) {
+    return InvalidArgument("v_pages is a part of k_pages, whose keys are in words; these must be rows");
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace moed::kernels

@@ -9,6 +9,7 @@ absl::Status Check(const KvWriteArgs& args) {
   MOED_RETURN_IF_ERROR(CheckTensor("k_pages", args.k_pages, {DType::kF32, DType::kBF16, DType::kF16, DType::kI8},
                                    {kAnySize, kAnySize, kAnySize, kAnySize}));
   MOED_RETURN_IF_ERROR(CheckContiguous("k_pages", args.k_pages));
+  MOED_RETURN_IF_ERROR(CheckKeyLayout(args.k_pages, args.v_pages, args.key_layout));
   const int64_t num_blocks = args.k_pages.dim(0);
   const int64_t num_kv_heads = args.k_pages.dim(1);
   const int64_t block_size = args.k_pages.dim(2);

@@ -2,6 +2,7 @@
 #ifndef KERNELS_KV_WRITE_KV_WRITE_H_
 #define KERNELS_KV_WRITE_KV_WRITE_H_
 
+#include "kernels/common/key_layout.h"
 #include "kernels/common/op.h"
 
 namespace moed::kernels {
@@ -18,6 +19,7 @@ struct KvWriteArgs {
   // f32 [num_blocks, num_kv_heads, block_size], for pages of i8 alone: what a row's integers are multiplied by, its
   // largest magnitude / 127. NaN where the row has an infinity or a NaN.
   TensorView k_scales = {}, v_scales = {};
+  KeyLayout key_layout = KeyLayout::kRows;  // of k_pages
 };
 
 absl::Status Check(const KvWriteArgs& args);

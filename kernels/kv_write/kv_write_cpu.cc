@@ -42,17 +42,42 @@ MOED_ALWAYS_INLINE void CopyHeads(const TensorView& rows, int64_t token, const T
   }
 }
 
+// The same of keys in words: each row by way of `row_memory`, [k_head_dim].
+template <typename T>
+MOED_ALWAYS_INLINE void CopyHeadsInWords(const TensorView& rows, int64_t token, const TensorView& pages,
+                                         const TensorView& scales, int64_t block, int64_t position, T* row_memory) {
+  const int64_t block_size = pages.dim(2), num_words = pages.dim(3) * static_cast<int64_t>(sizeof(T)) / 4;
+  for (int64_t head = 0; head < rows.dim(1); ++head) {
+    float* const scale = scales.As<float>() + block * scales.stride(0) + head * scales.stride(1) + position;
+    CopyRow(rows.As<float>() + token * rows.stride(0) + head * rows.stride(1), rows.dim(2), row_memory, scale);
+    char* const out = pages.As<char>() + ((block * rows.dim(1) + head) * block_size * num_words + position) * 4;
+    for (int64_t word = 0; word < num_words; ++word) {
+      std::memcpy(out + word * block_size * 4, reinterpret_cast<const char*>(row_memory) + word * 4, 4);
+    }
+  }
+}
+
 template <typename T>
 void Write(const ExecContext& ctx, const KvWriteArgs& args) {
   const int64_t elements = args.k.dim(1) * (args.k.dim(2) + args.v.dim(2));
   const int64_t block_size = args.k_pages.dim(2);
+  const Workspace::Scope scope(ctx.workspace);
+  const bool in_words = args.key_layout == KeyLayout::kWords;
+  const int64_t row_elements = in_words ? (args.k.dim(2) + 63) / 64 * 64 : 0;
+  T* const row_memory = static_cast<T*>(
+      ctx.workspace->Allocate(static_cast<size_t>(ctx.threads->num_threads() * row_elements) * sizeof(T)));
   ctx.threads->ParallelFor(args.k.dim(0), kPieceElements / (elements + 1) + 1,
-                           [&](int64_t begin, int64_t end, int /*worker*/) {
+                           [&](int64_t begin, int64_t end, int worker) {
                              for (int64_t token = begin; token < end; ++token) {
                                const int64_t slot = args.slots.As<int64_t>()[token];
                                if (slot < 0) continue;
                                const int64_t block = slot / block_size, position = slot % block_size;
-                               CopyHeads<T>(args.k, token, args.k_pages, args.k_scales, block, position);
+                               if (in_words) {
+                                 CopyHeadsInWords<T>(args.k, token, args.k_pages, args.k_scales, block, position,
+                                                     row_memory + worker * row_elements);
+                               } else {
+                                 CopyHeads<T>(args.k, token, args.k_pages, args.k_scales, block, position);
+                               }
                                CopyHeads<T>(args.v, token, args.v_pages, args.v_scales, block, position);
                              }
                            });

@@ -21,6 +21,7 @@ absl::Status CheckShapes(const PagedAttentionArgs& args) {
   MOED_RETURN_IF_ERROR(CheckTensor("k_pages", args.k_pages, {DType::kF32, DType::kBF16, DType::kF16, DType::kI8},
                                    {kAnySize, kAnySize, kAnySize, args.q.dim(2)}));
   MOED_RETURN_IF_ERROR(CheckContiguous("k_pages", args.k_pages));
+  MOED_RETURN_IF_ERROR(CheckKeyLayout(args.k_pages, args.v_pages, args.key_layout));
   const int64_t num_kv_heads = args.k_pages.dim(1);
   MOED_RETURN_IF_ERROR(CheckTensor("v_pages", args.v_pages, {args.k_pages.dtype},
                                    {args.k_pages.dim(0), num_kv_heads, args.k_pages.dim(2), kAnySize}));

@@ -3,6 +3,7 @@
 #ifndef KERNELS_PAGED_ATTENTION_PAGED_ATTENTION_H_
 #define KERNELS_PAGED_ATTENTION_PAGED_ATTENTION_H_
 
+#include "kernels/common/key_layout.h"
 #include "kernels/common/op.h"
 
 namespace moed::kernels {
@@ -16,6 +17,7 @@ struct PagedAttentionArgs {
   TensorView q;  // f32 [num_tokens, num_heads, k_head_dim], rows may be strided
   // f32, bf16, f16 or i8 [num_blocks, num_kv_heads, block_size, k_head_dim]; the step's own keys are written already.
   TensorView k_pages;
+  KeyLayout key_layout = KeyLayout::kRows;  // of k_pages
   // The same dtype [num_blocks, num_kv_heads, block_size, v_head_dim]; rows of all heads and blocks at equal distances.
   // Where values are a part of their keys (the latent of MLA), a view of some columns of k_pages.
   TensorView v_pages;

@@ -133,7 +133,9 @@ class BlockPass {
   struct TileRows {
     int64_t tile = -1;
     int head = -1;
-    CacheRows<T> keys, values;
+    CacheRows<T> keys;        // in one layout
+    CacheWords<T> key_words;  // or in the other
+    CacheRows<T> values;
   };
 
   // The part of the tile that some row of the block sees.
@@ -152,21 +154,40 @@ class BlockPass {
       const int64_t first_row =
           (block_ids[block] * args_.k_pages.dim(1) + piece_.first_head + head) * block_size + offset;
       const int end = static_cast<int>(Min(i + block_size - offset, range.end));
-      rows->keys.Set(i, end, args_.k_pages, args_.k_scales, first_row);
+      if (!in_words()) rows->keys.Set(i, end, args_.k_pages, args_.k_scales, first_row);
       rows->values.Set(i, end, args_.v_pages, args_.v_scales, first_row);
       i = end;
     }
     // Positions that nobody may see take part as copies of one that is; their scores are thrown away.
     const auto fill = [&](int begin, int end) {
       for (int i = begin; i < end; ++i) {
-        rows->keys.Copy(range.begin, i);
+        if (!in_words()) rows->keys.Copy(range.begin, i);
         rows->values.Copy(range.begin, i);
       }
     };
     fill(0, range.begin);
     fill(range.end, kTilePositions);
+    if (in_words()) FindWords(tile, head, &rows->key_words);
     rows->tile = tile;
     rows->head = head;
+  }
+
+  bool in_words() const { return args_.key_layout == KeyLayout::kWords; }
+
+  // A block holds whole groups of positions.
+  void FindWords(int64_t tile, int head, CacheWords<T>* words) const {
+    const int32_t* block_ids = args_.block_ids.As<int32_t>() + args_.block_starts.As<int32_t>()[piece_.sequence];
+    const int64_t block_size = args_.k_pages.dim(2);
+    const TileRange range = VisibleRange(tile);
+    const int begin = range.begin / kLanes, end = (range.end + kLanes - 1) / kLanes;
+    words->stride = block_size * 4;
+    for (int g = begin; g < end; ++g) {
+      const int64_t position = tile + g * kLanes, block = block_ids[position / block_size];
+      const int64_t first_row = (block * args_.k_pages.dim(1) + piece_.first_head + head) * block_size;
+      words->Set(g, args_.k_pages, args_.k_scales, first_row, position % block_size);
+    }
+    for (int g = 0; g < begin; ++g) words->Copy(begin, g);
+    for (int g = end; g < CacheWords<T>::kGroups; ++g) words->Copy(begin, g);
   }
 
   // Brings in the keys and values of one tile and head. Those of the next are asked for on the way, here and in
@@ -177,7 +198,11 @@ class BlockPass {
     if (rows.tile != tile || rows.head != head) FindRows(tile, head, &rows);
     PrefetchAfter(tile, head, &tile_rows_[1 - turn_]);
     const TileRange range = VisibleRange(tile);
-    PackKeys(rows.keys, range, sizes_.k_head_dim, scratch_.keys);
+    if (!in_words()) {
+      PackKeys(rows.keys, range, sizes_.k_head_dim, scratch_.keys);
+    } else if (!UsesCachedKeys()) {
+      PackWords(rows.key_words, range, sizes_.k_head_dim, next_words_, scratch_.keys);
+    }
     if (!UsesCachedValues()) {
       PackValues(rows.values, range, sizes_.v_head_dim, sizes_.padded_dim, &next_values_, scratch_.values);
     }
@@ -186,19 +211,26 @@ class BlockPass {
   // Finds the rows that come after that tile and head, if any do.
   void PrefetchAfter(int64_t tile, int head, TileRows* next) {
     next_keys_ = {};
+    next_words_ = nullptr;
     next_values_ = {};
     const bool is_last_head = head + 1 == num_heads();
     const int64_t next_tile = is_last_head ? tile + kTilePositions : tile;
     if (next_tile >= Min(static_cast<int64_t>(piece_.end_split) * kSplitPositions, end_position())) return;
     FindRows(next_tile, is_last_head ? 0 : head + 1, next);
     const TileRange range = VisibleRange(next_tile);
-    next_keys_ = RowPrefetch<T>(next->keys.rows, range, sizes_.k_head_dim);
+    if (in_words()) {
+      next_words_ = &next->key_words;
+    } else {
+      next_keys_ = RowPrefetch<T>(next->keys.rows, range, sizes_.k_head_dim);
+    }
     if (args_.v_pages.data == args_.k_pages.data) return;  // parts of the keys
     next_values_ = RowPrefetch<T>(next->values.rows, range, sizes_.v_head_dim);
   }
 
-  // Values that are used by one group of rows only are not worth packing.
-  bool UsesCachedValues() const { return rows() <= kTileRows && sizes_.v_head_dim == sizes_.padded_dim; }
+  // Keys and values of few rows are not worth packing.
+  static constexpr int64_t kFewRows = 3 * kTileRows;
+  bool UsesCachedKeys() const { return in_words() && rows() <= kFewRows; }
+  bool UsesCachedValues() const { return rows() <= kFewRows && sizes_.v_head_dim == sizes_.padded_dim; }
 
   // The part of the tile that row r sees.
   TileRange RangeOf(int64_t tile, int64_t r) const {
@@ -231,9 +263,17 @@ class BlockPass {
     TileRange ranges[R];
     for (int r = 0; r < R; ++r) ranges[r] = RangeOf(tile, row + r);
     const TileRange first = ranges[0], last = ranges[R - 1];
-    Scores<R>(q_ + row * sizes_.k_head_dim, scratch_.keys, sizes_.k_head_dim, {first.begin, last.end}, next_keys_,
-              scratch_.scores);
-    next_keys_ = {};  // asked for
+    const CacheWords<T>& words = tile_rows_[turn_].key_words;
+    const auto score = [&](const auto& keys) {
+      Scores<R>(q_ + row * sizes_.k_head_dim, keys, sizes_.k_head_dim, {first.begin, last.end}, scratch_.scores);
+    };
+    if (UsesCachedKeys()) {
+      score(CachedKeys<T>{words, next_words_});
+      next_words_ = nullptr;  // asked for
+    } else {
+      score(PackedKeys<T>{scratch_.keys, next_keys_, in_words() ? &words : nullptr});
+      next_keys_ = {};  // asked for
+    }
     float* acc = states.acc + row * sizes_.padded_dim;
     SoftmaxStep<R>(scratch_.scores, ranges, sizes_.padded_dim, states.max + row, states.sum + row, acc);
     // What a row does not see must not be touched, not even with weight 0: 0 times a NaN is a NaN. So the rows go
@@ -271,6 +311,7 @@ class BlockPass {
   TileRows tile_rows_[2];     // those of the current tile and head and of the next, in turn
   int turn_ = 0;              // which are the current ones
   RowPrefetch<T> next_keys_, next_values_;
+  const CacheWords<T>* next_words_ = nullptr;
 };
 
 // Partial results of all splits, one row a (KV head, split, row) as Piece::first_partial tells.

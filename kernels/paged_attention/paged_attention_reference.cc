@@ -14,6 +14,13 @@ double Read(const TensorView& pages, const TensorView& scales, int64_t block, in
   return static_cast<double>(At<int8_t>(pages, block, head, position, i)) * At<float>(scales, block, head, position);
 }
 
+double ReadKey(const PagedAttentionArgs& args, int64_t block, int64_t head, int64_t position, int64_t i) {
+  const KeyPlace place = PlaceOfKey(args.k_pages, args.key_layout, position, i);
+  if (args.k_pages.dtype != DType::kI8) return ReadFloat(args.k_pages, block, head, place.position, place.i);
+  return static_cast<double>(At<int8_t>(args.k_pages, block, head, place.position, place.i)) *
+         At<float>(args.k_scales, block, head, position);
+}
+
 // One head of one token, which sees positions [first, end) of its sequence.
 void Attend(const PagedAttentionArgs& args, const int32_t* block_ids, int64_t token, int64_t head, int64_t first,
             int64_t end) {
@@ -27,7 +34,7 @@ void Attend(const PagedAttentionArgs& args, const int32_t* block_ids, int64_t to
     double dot = 0;
     for (int64_t i = 0; i < args.q.dim(2); ++i) {
       dot += static_cast<double>(At<float>(args.q, token, head, i)) *
-             Read(args.k_pages, args.k_scales, block, kv_head, position % block_size, i);
+             ReadKey(args, block, kv_head, position % block_size, i);
     }
     weights.push_back(dot * args.scale);
     largest = std::max(largest, weights.back());

@@ -157,6 +157,57 @@ MOED_ALWAYS_INLINE VecF32 Unpack(VecF32 lanes, int i) {
   }
 }
 
+// Where the keys of a tile lie, in words.
+template <typename T>
+struct CacheWords {
+  static constexpr int kGroups = kTilePositions / kLanes;
+  static constexpr int kElements = 4 / static_cast<int>(sizeof(T));
+  const char* groups[kGroups];  // word 0 of as many neighbouring positions as a vector has lanes
+  const float* scales[kGroups];
+  int64_t stride;  // bytes from a word to the next
+
+  // Group g: positions from `offset` on in the block and head whose first row is first_row, counted through all pages.
+  MOED_ALWAYS_INLINE void Set(int g, const TensorView& pages, const TensorView& page_scales, int64_t first_row,
+                              int64_t offset) {
+    groups[g] = pages.As<char>() + first_row * pages.dim(3) * static_cast<int64_t>(sizeof(T)) + offset * 4;
+    scales[g] = std::is_same_v<T, int8_t> ? page_scales.As<float>() + first_row + offset : nullptr;
+  }
+  MOED_ALWAYS_INLINE void Copy(int from, int to) {
+    groups[to] = groups[from];
+    scales[to] = scales[from];
+  }
+  // Element e of word `word` of a group's positions, before the scale.
+  MOED_ALWAYS_INLINE VecF32 At(int g, int64_t word, int e) const {
+    const VecF32 lanes = LoadBits<VecF32>(groups[g] + word * stride);
+    if constexpr (std::is_same_v<T, float>) return lanes;
+    if constexpr (std::is_same_v<T, Half>) {
+      const VecU32 bits = reinterpret_cast<VecU32>(lanes);
+      return HalfToFloat(NarrowTo16(e == 0 ? bits : bits >> 16));
+    }
+    if constexpr (kPackedElements < T >> 1) return Unpack<T>(lanes, e);
+  }
+  // Positions that share a cache line make one request.
+  MOED_ALWAYS_INLINE void Prefetch(int g, int64_t word) const {
+    if (g % (16 / kLanes) == 0) PrefetchL2(groups[g] + word * stride);
+  }
+};
+
+// Keys of one tile: words to keys[d][position], in float, before the scale. Positions outside `range` get any numbers.
+// Meanwhile those of `next` are asked for, if there are any.
+template <typename T>
+void PackWords(const CacheWords<T>& from, TileRange range, int64_t head_dim, const CacheWords<T>* next, float* keys) {
+  constexpr int kElements = CacheWords<T>::kElements;
+  for (int g = range.begin / kLanes; g * kLanes < range.end; ++g) {
+    for (int64_t word = 0; word * kElements < head_dim; ++word) {
+      if (next != nullptr) next->Prefetch(g, word);
+#pragma GCC unroll 4
+      for (int e = 0; e < kElements; ++e) {
+        Store(keys + (word * kElements + e) * kTilePositions + g * kLanes, from.At(g, word, e));
+      }
+    }
+  }
+}
+
 // A square of rows[position .. + kLanes][d .. + kLanes * kPackedElements] on its way into `keys`: one turn takes all
 // elements that share 32 bits.
 template <typename T>
@@ -220,25 +271,64 @@ void PackValues(const CacheRows<T>& from, TileRange range, int64_t head_dim, int
 
 // ---------------------------------------------------------------------------------------------------------- scores
 
-// scores[r][position] = sum over d of q[r][d] * keys[d][position], for R rows and the vectors that `range` touches.
-// Meanwhile the rows of `next` are asked for.
-template <int R, typename T>
-void Scores(const float* q, const float* keys, int64_t head_dim, TileRange range, RowPrefetch<T> next, float* scores) {
+// Where Scores() finds the keys of a tile: packed, or in the cache itself, which is quicker for a few rows.
+template <typename T>
+struct PackedKeys {
+  static constexpr int kElements = 1;
+  const float* keys;            // [head_dim, kTilePositions]
+  RowPrefetch<T> next;          // what is asked for meanwhile
+  const CacheWords<T>* scales;  // of integers, where the keys are not scaled yet
+
+  MOED_ALWAYS_INLINE VecF32 At(int g, int64_t word, int /*e*/) const {
+    return Load(keys + word * kTilePositions + g * kLanes);
+  }
+  MOED_ALWAYS_INLINE void PrefetchNext(int /*first_group*/, int64_t /*word*/) {
+    next.template NextOf<kTilePositions>();
+  }
+  MOED_ALWAYS_INLINE VecF32 Scaled(int g, VecF32 score) const {
+    return std::is_same_v<T, int8_t> && scales != nullptr ? score * Load(scales->scales[g]) : score;
+  }
+};
+template <typename T>
+struct CachedKeys {
+  static constexpr int kElements = CacheWords<T>::kElements;
+  const CacheWords<T>& words;
+  const CacheWords<T>* next;  // what is asked for meanwhile, if anything
+
+  MOED_ALWAYS_INLINE VecF32 At(int g, int64_t word, int e) const { return words.At(g, word, e); }
+  MOED_ALWAYS_INLINE void PrefetchNext(int first_group, int64_t word) const {
+    if (next == nullptr) return;
+#pragma GCC unroll 4
+    for (int j = 0; j < kTileVecs; ++j) next->Prefetch(first_group + j, word);
+  }
+  MOED_ALWAYS_INLINE VecF32 Scaled(int g, VecF32 score) const {
+    return std::is_same_v<T, int8_t> ? score * Load(words.scales[g]) : score;
+  }
+};
+
+// scores[r][position] = sum over d of q[r][d] * key[position][d], for R rows and the vectors that `range` touches.
+template <int R, typename Keys>
+void Scores(const float* q, Keys keys, int64_t head_dim, TileRange range, float* scores) {
   constexpr int kWidth = kTileVecs * kLanes;
   for (int position = range.begin / kWidth * kWidth; position < range.end; position += kWidth) {
     VecF32 sums[R][kTileVecs] = {};
-    const float* key = keys + position;
-    for (int64_t d = 0; d < head_dim; ++d, key += kTilePositions) {
-      next.template NextOf<kTilePositions>();
-      VecF32 key_vecs[kTileVecs];
-      for (int j = 0; j < kTileVecs; ++j) key_vecs[j] = Load(key + j * kLanes);
-      for (int r = 0; r < R; ++r) {
-        const VecF32 query = Set(q[r * head_dim + d]);
-        for (int j = 0; j < kTileVecs; ++j) sums[r][j] = MulAdd(query, key_vecs[j], sums[r][j]);
+    const int first_group = position / kLanes;
+    for (int64_t word = 0; word * Keys::kElements < head_dim; ++word) {
+      keys.PrefetchNext(first_group, word);
+#pragma GCC unroll 4
+      for (int e = 0; e < Keys::kElements; ++e) {
+        VecF32 key_vecs[kTileVecs];
+        for (int j = 0; j < kTileVecs; ++j) key_vecs[j] = keys.At(first_group + j, word, e);
+        for (int r = 0; r < R; ++r) {
+          const VecF32 query = Set(q[r * head_dim + word * Keys::kElements + e]);
+          for (int j = 0; j < kTileVecs; ++j) sums[r][j] = MulAdd(query, key_vecs[j], sums[r][j]);
+        }
       }
     }
     for (int r = 0; r < R; ++r) {
-      for (int j = 0; j < kTileVecs; ++j) Store(scores + r * kTilePositions + position + j * kLanes, sums[r][j]);
+      for (int j = 0; j < kTileVecs; ++j) {
+        Store(scores + r * kTilePositions + position + j * kLanes, keys.Scaled(first_group + j, sums[r][j]));
+      }
     }
   }
 }

@@ -46,7 +46,10 @@ absl::Status PagedKvCache::AllocateLayer(const CacheSpec& spec, Device device, L
     return Allocate(scales);
   };
   MOED_RETURN_IF_ERROR(allocate(spec.k_head_dim, &layer->k_pages, &layer->k_scales));
-  if (!spec.v_in_k) return allocate(spec.v_head_dim, &layer->v_pages, &layer->v_scales);
+  if (!spec.v_in_k) {
+    if (kernels::FitsKeyWords(layer->k_pages)) layer->key_layout = kernels::KeyLayout::kWords;
+    return allocate(spec.v_head_dim, &layer->v_pages, &layer->v_scales);
+  }
   layer->v_pages = layer->k_pages.Columns(0, spec.v_head_dim);
   layer->v_scales = layer->k_scales;
   return absl::OkStatus();

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "kernels/common/key_layout.h"
 #include "kv_cache/cache_spec.h"
 #include "tensor/buffer.h"
 #include "tensor/cuda_stream.h"
@@ -16,6 +17,7 @@ namespace moed {
 // Pages of one layer, in the layout that kv_write and paged_attention take.
 struct LayerCache {
   int32_t group = 0;
+  kernels::KeyLayout key_layout = kernels::KeyLayout::kRows;
   TensorView k_pages;  // spec.dtype [num_blocks, num_kv_heads, block_size, k_head_dim]
   TensorView v_pages;  // spec.dtype [num_blocks, num_kv_heads, block_size, v_head_dim]; with v_in_k a part of k_pages
   // f32 [num_blocks, num_kv_heads, block_size], with integers alone; with v_in_k one and the same

@@ -159,6 +159,7 @@ kernels::PagedAttentionArgs AttentionArgs(const ModelConfig& config, const Decod
   const DecoderBatch::Group& group = batch.groups[cache.group];
   kernels::PagedAttentionArgs args;
   args.k_pages = cache.k_pages;
+  args.key_layout = cache.key_layout;
   args.v_pages = cache.v_pages;
   args.k_scales = cache.k_scales;
   args.v_scales = cache.v_scales;
@@ -212,7 +213,8 @@ void TransformerDecoder::GroupedQueryAttention(const ExecContext& ctx, const Dec
                                  .k_pages = cache.k_pages,
                                  .v_pages = cache.v_pages,
                                  .k_scales = cache.k_scales,
-                                 .v_scales = cache.v_scales});
+                                 .v_scales = cache.v_scales,
+                                 .key_layout = cache.key_layout});
   kernels::PagedAttentionArgs attention = AttentionArgs(config_, batch, cache, layer);
   attention.q = q.SplitLast(config.num_heads, config.k_head_dim);
   attention.sinks = weights.sinks;

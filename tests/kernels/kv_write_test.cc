@@ -90,6 +90,64 @@ INSTANTIATE_TEST_SUITE_P(Shapes, KvWriteTest,
                                                           std::pair<int64_t, int64_t>(1, 130)),
                                           testing::Values(1, 8, 16)));
 
+// dtype of the pages, k_head_dim, block_size
+class KvWriteWordsTest : public testing::TestWithParam<std::tuple<DType, int64_t, int64_t>> {};
+
+TEST_P(KvWriteWordsTest, EqualsReferenceAndTouchesNothingElse) {
+  const auto [dtype, k_dim, block_size] = GetParam();
+  test::Random random;
+  for (const int64_t num_tokens : {int64_t{1}, int64_t{5}, Problem::kBlocks * block_size}) {
+    Problem problem(random, num_tokens, k_dim, 17, block_size);
+    problem.args.key_layout = KeyLayout::kWords;
+    test::FillEdgeValues(problem.args.k.Rows(0, 1).Columns(0, k_dim), random);
+    const Pages expected(dtype, k_dim, 17, block_size);
+    expected.SetOn(&problem.args);
+    ASSERT_TRUE(Check(problem.args).ok()) << Check(problem.args);
+    reference::KvWrite(problem.args);
+    test::ForEachCpuBody([&](const ExecContext& ctx) {
+      const Pages pages(dtype, k_dim, 17, block_size);
+      pages.SetOn(&problem.args);
+      KvWrite(ctx, problem.args);
+      pages.ExpectIdentical(expected);
+    });
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, KvWriteWordsTest,
+                         testing::Combine(testing::Values(DType::kF32, DType::kBF16, DType::kF16, DType::kI8),
+                                          testing::Values(64, 24, 132), testing::Values(16, 48)));
+
+// The words of neighbouring positions lie side by side.
+TEST(KvWriteKeyWordsTest, LiesByWords) {
+  const TestTensor k({2, 1, 4}), slots({2}, DType::kI64), pages({1, 1, 16, 4}, DType::kBF16);
+  for (int i = 0; i < 8; ++i) k.As<float>()[i] = static_cast<float>(i);
+  slots.As<int64_t>()[0] = 3;
+  slots.As<int64_t>()[1] = 4;
+  const KvWriteArgs args = {
+      .k = k, .v = {}, .slots = slots, .k_pages = pages, .v_pages = {}, .key_layout = KeyLayout::kWords};
+  ASSERT_TRUE(Check(args).ok()) << Check(args);
+  test::ForEachCpuBody([&](const ExecContext& ctx) {
+    KvWrite(ctx, args);
+    // Positions 3 and 4 of the first word, then of the second.
+    for (const auto& [place, value] : {std::pair(6, 0), {7, 1}, {8, 4}, {9, 5}, {38, 2}, {39, 3}, {40, 6}, {41, 7}}) {
+      EXPECT_EQ(test::GetElement(pages, place), value) << place;
+    }
+  });
+}
+
+TEST(KvWriteKeyWordsTest, ErrorsNameWhatDoesNotFit) {
+  const TestTensor k({1, 2, 6}), slots({1}, DType::kI64);
+  KvWriteArgs args = {.k = k, .v = {}, .slots = slots, .key_layout = KeyLayout::kWords};
+  const TestTensor small({4, 2, 8, 6}, DType::kBF16), integers({4, 2, 16, 6}, DType::kI8), scales({4, 2, 16});
+  args.k_pages = small;
+  EXPECT_THAT(Message(Check(args)),
+              HasSubstr("k_pages bf16[4, 2, 8, 6] has keys in words; blocks must be a multiple of "
+                        "16 and rows of 2 elements, on the CPU"));
+  args.k_pages = integers;
+  args.k_scales = scales;
+  EXPECT_THAT(Message(Check(args)), HasSubstr("rows of 4 elements"));
+}
+
 // Values that are a part of their keys are written with them.
 TEST(KvWriteKeysTest, NeedNoValues) {
   test::Random random;

@@ -18,6 +18,11 @@ using attention_testing::Tolerance;
 using test::TestTensor;
 using ::testing::HasSubstr;
 
+Shape InWords(Shape shape) {
+  shape.key_layout = KeyLayout::kWords;
+  return shape;
+}
+
 class PagedAttentionTest : public testing::TestWithParam<Shape> {};
 
 // Prefill, a later chunk, decodes and a sequence without tokens, together.
@@ -82,9 +87,19 @@ INSTANTIATE_TEST_SUITE_P(
                     Shape{3, 3, 20, 33, 8, DType::kI8, 100, true}, Shape{5, 1, 43, 33, 16, DType::kI8, 0, false, true},
                     Shape{4, 2, 21, 20, 16, DType::kF32, 90, true, true}, Shape{140, 1, 8, 4, 32, DType::kF32, 1}));
 
+INSTANTIATE_TEST_SUITE_P(KeysInWords, PagedAttentionTest,
+                         testing::Values(InWords({4, 2, 64, 64, 16}), InWords({8, 4, 64, 64, 16, DType::kBF16}),
+                                         InWords({3, 3, 20, 33, 32, DType::kBF16, 10}),
+                                         InWords({8, 1, 128, 128, 64, DType::kBF16, 100, true}),
+                                         InWords({6, 2, 80, 48, 16, DType::kF16}),
+                                         InWords({9, 3, 22, 16, 48, DType::kF16, 70}),
+                                         InWords({16, 4, 64, 64, 16, DType::kI8}),
+                                         InWords({2, 2, 36, 64, 128, DType::kI8, 90, true}),
+                                         InWords({16, 1, 32, 32, 16, DType::kI8}), InWords({3, 1, 7, 5, 16})));
+
 // A long context of one token, cut among threads.
 TEST(PagedAttentionLongTest, EqualsReference) {
-  const Shape shape = {4, 1, 64, 64, 16, DType::kBF16};
+  const Shape shape = InWords({4, 1, 64, 64, 16, DType::kBF16});
   test::Random random;
   const Cache cache(random, shape, {5000});
   const std::vector<Chunk> chunks = {{0, 1, 5000}};

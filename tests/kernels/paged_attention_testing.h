@@ -21,12 +21,14 @@ struct Shape {
   int window = 0;
   bool sinks = false;
   bool v_in_k = false;  // values are the first v_head_dim elements of their keys
+  KeyLayout key_layout = KeyLayout::kRows;
 };
 
 inline std::ostream& operator<<(std::ostream& out, const Shape& s) {
-  return out << fmt::format("{}/{} heads of {}/{}{}, blocks of {} {}, window {}, sinks {}", s.num_heads, s.num_kv_heads,
-                            s.k_head_dim, s.v_head_dim, s.v_in_k ? " in the keys" : "", s.block_size,
-                            DTypeName(s.dtype), s.window, s.sinks);
+  return out << fmt::format("{}/{} heads of {}/{}{}, blocks of {} {}, keys in {}, window {}, sinks {}", s.num_heads,
+                            s.num_kv_heads, s.k_head_dim, s.v_head_dim, s.v_in_k ? " in the keys" : "", s.block_size,
+                            DTypeName(s.dtype), s.key_layout == KeyLayout::kWords ? "words" : "rows", s.window,
+                            s.sinks);
 }
 
 // One sequence's part of a step.
@@ -102,6 +104,7 @@ class Cache {
     PagedAttentionArgs args = {};
     args.q = rows.view().Columns(0, q_width).SplitLast(shape_.num_heads, shape_.k_head_dim);
     args.k_pages = k_pages_;
+    args.key_layout = shape_.key_layout;
     args.v_pages = shape_.v_in_k ? k_pages_.view().Columns(0, shape_.v_head_dim) : v_pages_.view();
     if (shape_.dtype == DType::kI8) {
       args.k_scales = k_scales_;
@@ -146,17 +149,20 @@ class Cache {
     for (const test::TestTensor* pages : {&k_pages_, &v_pages_}) {
       const int64_t dim = pages->view().dim(3);
       for (int64_t head = 0; head < shape_.num_kv_heads; ++head) {
-        const int64_t row = (blocks[position / shape_.block_size] * shape_.num_kv_heads + head) * shape_.block_size +
-                            position % shape_.block_size;
-        if (shape_.dtype == DType::kI8) {
-          const test::TestTensor& scales = pages == &k_pages_ ? k_scales_ : v_scales_;
-          test::SetElement(scales, row, random.Uniform(0.01, 0.03));
-          for (int64_t d = 0; d < dim; ++d) {
-            test::SetElement(*pages, row * dim + d, static_cast<double>(random.Int(-127, 127)));
-          }
-          continue;
+        const int64_t first_row =
+            (blocks[position / shape_.block_size] * shape_.num_kv_heads + head) * shape_.block_size;
+        const int64_t in_block = position % shape_.block_size;
+        const bool integers = shape_.dtype == DType::kI8;
+        if (integers) {
+          test::SetElement(pages == &k_pages_ ? k_scales_ : v_scales_, first_row + in_block,
+                           random.Uniform(0.01, 0.03));
         }
-        for (int64_t d = 0; d < dim; ++d) test::SetElement(*pages, row * dim + d, random.Normal());
+        for (int64_t d = 0; d < dim; ++d) {
+          const KeyLayout layout = pages == &k_pages_ ? shape_.key_layout : KeyLayout::kRows;
+          const KeyPlace place = PlaceOfKey(pages->view(), layout, in_block, d);
+          const double value = integers ? static_cast<double>(random.Int(-127, 127)) : random.Normal();
+          test::SetElement(*pages, (first_row + place.position) * dim + place.i, value);
+        }
       }
     }
   }
