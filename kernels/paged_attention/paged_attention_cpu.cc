@@ -146,49 +146,48 @@ class BlockPass {
 
   void FindRows(int64_t tile, int head, TileRows* rows) const {
     const int32_t* block_ids = args_.block_ids.As<int32_t>() + args_.block_starts.As<int32_t>()[piece_.sequence];
-    const int64_t block_size = args_.k_pages.dim(2);
+    // Divisions of 64 bits would show.
+    const int block_size = static_cast<int>(args_.k_pages.dim(2));
     const TileRange range = VisibleRange(tile);
-    int64_t block = (tile + range.begin) / block_size;
-    int64_t offset = (tile + range.begin) % block_size;
+    const int first = static_cast<int>(tile) + range.begin;
+    int block = first / block_size, offset = first % block_size;
     for (int i = range.begin; i < range.end; ++block, offset = 0) {
-      const int64_t first_row =
-          (block_ids[block] * args_.k_pages.dim(1) + piece_.first_head + head) * block_size + offset;
-      const int end = static_cast<int>(Min(i + block_size - offset, range.end));
-      if (!in_words()) rows->keys.Set(i, end, args_.k_pages, args_.k_scales, first_row);
-      rows->values.Set(i, end, args_.v_pages, args_.v_scales, first_row);
+      const int64_t first_row = (block_ids[block] * args_.k_pages.dim(1) + piece_.first_head + head) * block_size;
+      const int end = i + block_size - offset < range.end ? i + block_size - offset : range.end;
+      if (in_words()) {
+        // A block holds whole groups of positions.
+        for (int g = i / kLanes; g * kLanes < end; ++g) {
+          rows->key_words.Set(g, args_.k_pages, args_.k_scales, first_row, offset + g * kLanes - i);
+        }
+      } else {
+        rows->keys.Set(i, end, args_.k_pages, args_.k_scales, first_row + offset);
+      }
+      rows->values.Set(i, end, args_.v_pages, args_.v_scales, first_row + offset);
       i = end;
     }
-    // Positions that nobody may see take part as copies of one that is; their scores are thrown away.
-    const auto fill = [&](int begin, int end) {
-      for (int i = begin; i < end; ++i) {
-        if (!in_words()) rows->keys.Copy(range.begin, i);
-        rows->values.Copy(range.begin, i);
-      }
-    };
-    fill(0, range.begin);
-    fill(range.end, kTilePositions);
-    if (in_words()) FindWords(tile, head, &rows->key_words);
+    FillUnseen(range, rows);
     rows->tile = tile;
     rows->head = head;
   }
 
-  bool in_words() const { return args_.key_layout == KeyLayout::kWords; }
-
-  // A block holds whole groups of positions.
-  void FindWords(int64_t tile, int head, CacheWords<T>* words) const {
-    const int32_t* block_ids = args_.block_ids.As<int32_t>() + args_.block_starts.As<int32_t>()[piece_.sequence];
-    const int64_t block_size = args_.k_pages.dim(2);
-    const TileRange range = VisibleRange(tile);
-    const int begin = range.begin / kLanes, end = (range.end + kLanes - 1) / kLanes;
-    words->stride = block_size * 4;
-    for (int g = begin; g < end; ++g) {
-      const int64_t position = tile + g * kLanes, block = block_ids[position / block_size];
-      const int64_t first_row = (block * args_.k_pages.dim(1) + piece_.first_head + head) * block_size;
-      words->Set(g, args_.k_pages, args_.k_scales, first_row, position % block_size);
+  // Positions that nobody may see take part as copies of one that is; their scores are thrown away.
+  void FillUnseen(TileRange range, TileRows* rows) const {
+    const auto fill = [&](int begin, int end, int from, auto* copied) {
+      for (int i = begin; i < end; ++i) copied->Copy(from, i);
+    };
+    fill(0, range.begin, range.begin, &rows->values);
+    fill(range.end, kTilePositions, range.begin, &rows->values);
+    if (in_words()) {
+      const int begin = range.begin / kLanes, end = (range.end + kLanes - 1) / kLanes;
+      fill(0, begin, begin, &rows->key_words);
+      fill(end, CacheWords<T>::kGroups, begin, &rows->key_words);
+    } else {
+      fill(0, range.begin, range.begin, &rows->keys);
+      fill(range.end, kTilePositions, range.begin, &rows->keys);
     }
-    for (int g = 0; g < begin; ++g) words->Copy(begin, g);
-    for (int g = end; g < CacheWords<T>::kGroups; ++g) words->Copy(begin, g);
   }
+
+  bool in_words() const { return args_.key_layout == KeyLayout::kWords; }
 
   // Brings in the keys and values of one tile and head. Those of the next are asked for on the way, here and in
   // AttendTile().
@@ -232,9 +231,8 @@ class BlockPass {
   bool UsesCachedKeys() const { return in_words() && rows() <= kFewRows; }
   bool UsesCachedValues() const { return rows() <= kFewRows && sizes_.v_head_dim == sizes_.padded_dim; }
 
-  // The part of the tile that row r sees.
-  TileRange RangeOf(int64_t tile, int64_t r) const {
-    const int64_t t = r / sizes_.group;
+  // The part of the tile that token t sees.
+  TileRange RangeOf(int64_t tile, int64_t t) const {
     return {static_cast<int>(Max(FirstOf(t) - tile, 0)), static_cast<int>(Min(ContextOf(t) - tile, kTilePositions))};
   }
 
@@ -261,7 +259,15 @@ class BlockPass {
   void AttendRows(int64_t tile, int64_t row, const RowStates& states) {
     // Ranges only move forward from row to row.
     TileRange ranges[R];
-    for (int r = 0; r < R; ++r) ranges[r] = RangeOf(tile, row + r);
+    int t = static_cast<int>(row) / static_cast<int>(sizes_.group);
+    int64_t end_of_token = (t + 1) * sizes_.group;
+    for (int r = 0; r < R; ++r) {
+      if (row + r == end_of_token) {
+        ++t;
+        end_of_token += sizes_.group;
+      }
+      ranges[r] = RangeOf(tile, t);
+    }
     const TileRange first = ranges[0], last = ranges[R - 1];
     const CacheWords<T>& words = tile_rows_[turn_].key_words;
     const auto score = [&](const auto& keys) {
@@ -281,9 +287,9 @@ class BlockPass {
     TileRange common = {last.begin, first.end};
     if (common.begin >= common.end) common = {kTilePositions, kTilePositions};
     const auto add = [&](const auto& values) {
-      if (first.begin < common.begin) AddEdges<R>(tile, row, {0, common.begin}, values, acc);
+      if (first.begin < common.begin) AddEdges<R>(ranges, {0, common.begin}, values, acc);
       AddValues<R>(scratch_.scores, values, common, sizes_.padded_dim, acc);
-      if (common.end < last.end) AddEdges<R>(tile, row, {common.end, kTilePositions}, values, acc);
+      if (common.end < last.end) AddEdges<R>(ranges, {common.end, kTilePositions}, values, acc);
     };
     if (UsesCachedValues()) {
       add(CachedValues<T>{tile_rows_[turn_].values, &next_values_});
@@ -294,9 +300,9 @@ class BlockPass {
 
   // Adds the values that each of R rows sees of `part`.
   template <int R, typename Values>
-  void AddEdges(int64_t tile, int64_t row, TileRange part, const Values& values, float* acc) {
+  void AddEdges(const TileRange* ranges, TileRange part, const Values& values, float* acc) {
     for (int r = 0; r < R; ++r) {
-      const TileRange range = RangeOf(tile, row + r);
+      const TileRange range = ranges[r];
       const TileRange own = {static_cast<int>(Max(range.begin, part.begin)),
                              static_cast<int>(Min(range.end, part.end))};
       AddValues<1>(scratch_.scores + r * kTilePositions, values, own, sizes_.padded_dim, acc + r * sizes_.padded_dim);

@@ -170,6 +170,7 @@ struct CacheWords {
   MOED_ALWAYS_INLINE void Set(int g, const TensorView& pages, const TensorView& page_scales, int64_t first_row,
                               int64_t offset) {
     groups[g] = pages.As<char>() + first_row * pages.dim(3) * static_cast<int64_t>(sizeof(T)) + offset * 4;
+    stride = pages.dim(2) * 4;
     scales[g] = std::is_same_v<T, int8_t> ? page_scales.As<float>() + first_row + offset : nullptr;
   }
   MOED_ALWAYS_INLINE void Copy(int from, int to) {
