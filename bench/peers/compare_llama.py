@@ -12,8 +12,10 @@ after the other, before comparing (the two calls of common_batch_add in batched-
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
+import tempfile
 
 
 def run_moed(args):
@@ -35,9 +37,11 @@ def run_moed(args):
 def run_peer(args):
     batches = [int(batch) for batch in args.batch.split(",")]
     context = max(batches) * (args.prompt + args.generate) + 256
-    command = [args.peer, "-m", args.peer_model, "-t", str(args.threads), "-c", str(context), "-b", "2048", "-ub", "512",
-               "-npp", str(args.prompt), "-ntg", str(args.generate), "-npl", args.batch, *args.peer_flags.split()]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    command = [os.path.abspath(args.peer), "-m", os.path.abspath(args.peer_model), "-t", str(args.threads),
+               "-c", str(context), "-b", "2048", "-ub", "512", "-npp", str(args.prompt), "-ntg", str(args.generate),
+               "-npl", args.batch, *args.peer_flags.split()]
+    with tempfile.TemporaryDirectory() as folder:  # the peer leaves a log where it runs
+        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
     figures = {}
     for line in (done.stdout + done.stderr).splitlines():
         # | PP | TG | B | N_KV | T_PP s | S_PP t/s | T_TG s | S_TG t/s | T s | S t/s |

@@ -73,7 +73,7 @@ inline absl::Status CheckKeyLayout(const TensorView& k_pages, const TensorView& 
         "k_pages {} has keys in words; blocks must be a multiple of {} and rows of {} elements, on the CPU",
         k_pages.ToString(), kKeyWordPositions, KeyWordElements(k_pages.dtype));
   }
-  if (v_pages.data != nullptr && v_pages.data == k_pages.data) {
+  if (v_pages.rank > 0 && (v_pages.data == k_pages.data || !v_pages.IsContiguous())) {
     return InvalidArgument("v_pages is a part of k_pages, whose keys are in words; these must be rows");
   }
   return absl::OkStatus();

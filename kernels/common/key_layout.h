@@ -19,10 +19,10 @@ enum class KeyLayout : uint8_t {
 };
 inline constexpr int64_t kKeyWordPositions = 16;
 
-inline int64_t KeyWordElements(DType dtype) { return 4 / static_cast<int64_t>(DTypeSize(dtype)); }
+MOED_ALWAYS_INLINE int64_t KeyWordElements(DType dtype) { return 4 / static_cast<int64_t>(DTypeSize(dtype)); }
 
 // Whether pages of that shape and type can have keys in words.
-inline bool FitsKeyWords(const TensorView& k_pages) {
+MOED_ALWAYS_INLINE bool FitsKeyWords(const TensorView& k_pages) {
   return k_pages.device.type == DeviceType::kCpu && k_pages.dim(2) % kKeyWordPositions == 0 &&
          k_pages.dim(3) % KeyWordElements(k_pages.dtype) == 0;
 }
@@ -31,7 +31,7 @@ inline bool FitsKeyWords(const TensorView& k_pages) {
 struct KeyPlace {
   int64_t position, i;
 };
-inline KeyPlace PlaceOfKey(const TensorView& k_pages, KeyLayout layout, int64_t position, int64_t i) {
+MOED_ALWAYS_INLINE KeyPlace PlaceOfKey(const TensorView& k_pages, KeyLayout layout, int64_t position, int64_t i) {
   if (layout == KeyLayout::kRows) return {position, i};
   const int64_t elements = KeyWordElements(k_pages.dtype);
   const int64_t place = (i / elements * k_pages.dim(2) + position) * elements + i % elements;

@@ -99,6 +99,10 @@ MOED_ALWAYS_INLINE VecI32 Widen(VecI8 v) {
 MOED_ALWAYS_INLINE VecU16 NarrowTo16(VecU32 v) {
 #if defined(__AVX512F__)
   return reinterpret_cast<VecU16>(_mm512_maskz_cvtepi32_epi16(kAllLanes, reinterpret_cast<__m512i>(v)));
+#elif defined(__AVX2__)
+  const __m256i low = reinterpret_cast<__m256i>(v & 0xffffu);
+  const __m256i halves = _mm256_packus_epi32(low, low);  // of each half, twice
+  return reinterpret_cast<VecU16>(_mm256_castsi256_si128(_mm256_permute4x64_epi64(halves, 0x08)));
 #else
   return __builtin_convertvector(v, VecU16);
 #endif

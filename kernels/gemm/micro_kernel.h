@@ -119,7 +119,7 @@ MOED_ALWAYS_INLINE void Pass(const float* activations, const char* weights, int6
   constexpr int64_t kVectorBytes = sizeof(VecF32);
   const int64_t steps = kOperands == Operands::kF32 ? k : kOperands == Operands::kBf16 ? k / 2 : (k + 1) / 2;
   for (int64_t step = 0; step < steps; ++step, weights += kStep) {
-    if constexpr (kRows > 1) {  // a single row only waits for memory anyway
+    if constexpr (kRows > 1) {  // a single row's floats are no work beside their memory
       prefetch.Next<kRows>();
     }
     if constexpr (kOperands == Operands::kF32) {
@@ -245,13 +245,20 @@ MOED_ALWAYS_INLINE void ProductInTiles(const char* tile, int rows, const Panels&
 }  // namespace micro_kernel
 
 // What TileProduct() is to prefetch for tile `tile` of num_tiles, when panel `next` (null: none) comes after this one:
-// the first few tiles share the next panel, so that their own loads do not wait behind it. Other tiles ask for what
-// lies ahead of them (TileProduct), since the processor's own prefetching stops at the end of each page.
+// the first few tiles share the next panel, so that their own loads do not wait behind it. Other tiles, with nothing to
+// prefetch (null), ask for what lies ahead of them (Ahead), since the processor's own prefetching stops at the end of
+// each page.
 MOED_ALWAYS_INLINE Prefetch PartToPrefetch(const char* next, const Panels& panels, int64_t tile, int64_t num_tiles) {
   constexpr int64_t kMaxParts = 8;
   const int64_t parts = num_tiles < kMaxParts ? num_tiles : kMaxParts;
   if (next == nullptr || parts < 2 || tile >= parts) return {nullptr, 0};
   return {next + tile * panels.panel_bytes / parts, Prefetch::kStepBytes / parts};
+}
+
+// What a tile prefetches while it meets the weights at `weights`: what it was given, or what lies ahead.
+MOED_ALWAYS_INLINE Prefetch Ahead(Prefetch given, const char* weights) {
+  constexpr int64_t kAhead = 4096;
+  return given.from != nullptr ? given : Prefetch{weights + kAhead, Prefetch::kStepBytes};
 }
 
 // out[panel][row][kPanel] = tile * panel for `count` panels from `first`, count <= PanelsAtOnce(rows); `tile` is packed
@@ -260,13 +267,12 @@ MOED_ALWAYS_INLINE void TileProduct(const void* tile, int rows, const Panels& pa
                                     Prefetch prefetch, float* out) {
   using Type = WeightFormat::Type;
   const char* const weights = panels.Panel(first);
-  constexpr int64_t kAhead = 4096;
-  if (prefetch.from == nullptr) prefetch = {weights + kAhead, Prefetch::kStepBytes};
 #if defined(__AMX_TILE__)
   if (micro_kernel::TakesTiles(panels, rows)) {
     for (int i = 0; i < count; ++i) {
-      micro_kernel::ProductInTiles(static_cast<const char*>(tile), rows, panels, weights + i * panels.panel_bytes,
-                                   prefetch, out + i * rows * kPanel);
+      const char* const panel = weights + i * panels.panel_bytes;
+      micro_kernel::ProductInTiles(static_cast<const char*>(tile), rows, panels, panel, Ahead(prefetch, panel),
+                                   out + i * rows * kPanel);
     }
     return;
   }
@@ -275,21 +281,22 @@ MOED_ALWAYS_INLINE void TileProduct(const void* tile, int rows, const Panels& pa
     const auto* function = panels.type == Type::kInt8 ? integer_micro_kernel::Table<Type::kInt8>::kFunctions
                                                       : integer_micro_kernel::Table<Type::kInt4>::kFunctions;
     for (int i = 0; i < count; ++i) {
-      function[rows - 1](static_cast<const char*>(tile), weights + i * panels.panel_bytes, panels.layout, panels.k,
-                         prefetch, out + i * rows * kPanel);
+      const char* const panel = weights + i * panels.panel_bytes;
+      function[rows - 1](static_cast<const char*>(tile), panel, panels.layout, panels.k, Ahead(prefetch, panel),
+                         out + i * rows * kPanel);
     }
     return;
   }
   const float* const activations = static_cast<const float*>(tile);
   if (count > 1 && count == PanelsAtOnce(rows)) {
     const auto function = micro_kernel::FunctionFor<true>(panels, rows);
-    function(activations, weights, panels.panel_bytes, panels.k, prefetch, out);
+    function(activations, weights, panels.panel_bytes, panels.k, Ahead(prefetch, weights), out);
     return;
   }
   const auto function = micro_kernel::FunctionFor<false>(panels, rows);
   for (int i = 0; i < count; ++i) {
-    function(activations, weights + i * panels.panel_bytes, panels.panel_bytes, panels.k, prefetch,
-             out + i * rows * kPanel);
+    const char* const panel = weights + i * panels.panel_bytes;
+    function(activations, panel, panels.panel_bytes, panels.k, Ahead(prefetch, panel), out + i * rows * kPanel);
   }
 }
 

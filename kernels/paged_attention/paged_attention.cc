@@ -29,6 +29,9 @@ absl::Status CheckShapes(const PagedAttentionArgs& args) {
   MOED_RETURN_IF_ERROR(CheckScales("k_scales", args.k_scales, args.k_pages));
   MOED_RETURN_IF_ERROR(CheckScales("v_scales", args.v_scales, args.v_pages));
   const int64_t num_heads = args.q.dim(1);
+  if (num_heads == 0 || args.q.dim(2) == 0) {
+    return InvalidArgument("q is {}; it must have heads of one element or more", args.q.ToString());
+  }
   if (num_kv_heads == 0 || num_heads % num_kv_heads != 0) {
     return InvalidArgument("q has {} heads; they must be a multiple of the {} of k_pages", num_heads, num_kv_heads);
   }

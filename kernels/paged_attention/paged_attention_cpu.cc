@@ -165,18 +165,17 @@ class BlockPass {
       rows->values.Set(i, end, args_.v_pages, args_.v_scales, first_row + offset);
       i = end;
     }
-    FillUnseen(range, rows);
+    FillUnseenKeys(range, rows);
     rows->tile = tile;
     rows->head = head;
   }
 
-  // Positions that nobody may see take part as copies of one that is; their scores are thrown away.
-  void FillUnseen(TileRange range, TileRows* rows) const {
-    const auto fill = [&](int begin, int end, int from, auto* copied) {
-      for (int i = begin; i < end; ++i) copied->Copy(from, i);
+  // Keys that nobody may see take part, in vectors with others, as copies of one that is seen, or as they lie beside
+  // others in words; their scores are thrown away.
+  void FillUnseenKeys(TileRange range, TileRows* rows) const {
+    const auto fill = [](int begin, int end, int from, auto* keys) {
+      for (int i = begin; i < end; ++i) keys->Copy(from, i);
     };
-    fill(0, range.begin, range.begin, &rows->values);
-    fill(range.end, kTilePositions, range.begin, &rows->values);
     if (in_words()) {
       const int begin = range.begin / kLanes, end = (range.end + kLanes - 1) / kLanes;
       fill(0, begin, begin, &rows->key_words);
@@ -357,8 +356,9 @@ void RunPiece(const PagedAttentionArgs& args, const Sizes& sizes, const Piece& p
   pass.AttendSplit(piece.first_split, total);
   for (int split = piece.first_split + 1; split < piece.end_split; ++split) {
     pass.AttendSplit(split, part);
-    for (int head = 0; head < pass.num_heads(); ++head)
+    for (int head = 0; head < pass.num_heads(); ++head) {
       MergeRows(part(head), pass.rows(), sizes.padded_dim, total(head));
+    }
   }
   for (int head = 0; head < pass.num_heads(); ++head) pass.Finish(head, total(head));
 }

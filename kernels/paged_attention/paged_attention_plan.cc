@@ -54,11 +54,12 @@ const T* CopyTo(Workspace* workspace, const std::vector<T>& values) {
   return copy;
 }
 
-// KV heads of a block that one piece takes, which costs `cost` for each.
-int64_t HeadsAPiece(const PagedAttentionArgs& args, const Piece& block, int64_t cost, int64_t dearest) {
+// KV heads of a block that one piece takes, of which one split costs `cost_of_split` for each.
+int64_t HeadsAPiece(const PagedAttentionArgs& args, const Piece& block, int64_t cost_of_split, int64_t dearest) {
   const int64_t num_kv_heads = args.k_pages.dim(1), rows = block.num_tokens * (args.q.dim(1) / num_kv_heads);
   const int64_t run = args.k_pages.dim(2) * args.k_pages.dim(3) * static_cast<int64_t>(DTypeSize(args.k_pages.dtype));
-  const int64_t wanted = std::min({CeilDiv(kRunBytes, run), kMaxBlockRows / rows, num_kv_heads, dearest / cost});
+  const int64_t wanted =
+      std::min({CeilDiv(kRunBytes, run), kMaxBlockRows / rows, num_kv_heads, dearest / cost_of_split});
   return std::max<int64_t>(wanted, 1);
 }
 

@@ -185,7 +185,7 @@ struct CacheWords {
       const VecU32 bits = reinterpret_cast<VecU32>(lanes);
       return HalfToFloat(NarrowTo16(e == 0 ? bits : bits >> 16));
     }
-    if constexpr (kPackedElements < T >> 1) return Unpack<T>(lanes, e);
+    if constexpr (kPackedElements<T> != 1) return Unpack<T>(lanes, e);
   }
   // Positions that share a cache line make one request.
   MOED_ALWAYS_INLINE void Prefetch(int g, int64_t word) const {
@@ -468,8 +468,9 @@ void AddValues(const float* weights, const Values& values, TileRange range, int6
 // Adds the partial result of a later split to a row's.
 [[gnu::noinline]] static void MergeRow(float part_max, float part_sum, const float* part_acc, int64_t padded_dim,
                                        float* max, float* sum, float* acc) {
-  if (part_max == kMinusInfinity) return;  // the row sees nothing of that split
-  if (*max == kMinusInfinity) {
+  // Where the row sees nothing of a split; of NaNs alone, the sum is one.
+  if (part_max == kMinusInfinity && part_sum == 0.0f) return;
+  if (*max == kMinusInfinity && *sum == 0.0f) {
     *max = part_max;
     *sum = part_sum;
     for (int64_t d = 0; d < padded_dim; d += kLanes) Store(acc + d, Load(part_acc + d));

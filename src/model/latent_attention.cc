@@ -57,7 +57,8 @@ void LatentAttention(const ExecContext& ctx, const AttentionConfig& config, bool
                          .slots = step.slots,
                          .k_pages = step.attention.k_pages,
                          .v_pages = {},
-                         .k_scales = step.attention.k_scales});
+                         .k_scales = step.attention.k_scales,
+                         .key_layout = step.attention.key_layout});
 
   const TensorView values = ctx.workspace->Tensor({tokens, heads * rank});
   kernels::PagedAttentionArgs attention = step.attention;

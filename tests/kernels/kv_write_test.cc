@@ -146,6 +146,13 @@ TEST(KvWriteKeyWordsTest, ErrorsNameWhatDoesNotFit) {
   args.k_pages = integers;
   args.k_scales = scales;
   EXPECT_THAT(Message(Check(args)), HasSubstr("rows of 4 elements"));
+  const TestTensor pages({4, 2, 16, 6}, DType::kBF16);
+  args.k_scales = {};
+  args.k_pages = pages;
+  EXPECT_TRUE(Check(args).ok()) << Check(args);
+  args.v = k;
+  args.v_pages = pages;
+  EXPECT_THAT(Message(Check(args)), HasSubstr("v_pages is a part of k_pages, whose keys are in words"));
 }
 
 // Values that are a part of their keys are written with them.

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 
 #include "tests/kernels/paged_attention_testing.h"
 #include "tests/support/tensor_testing.h"
@@ -147,6 +149,41 @@ TEST(PagedAttentionEdgeTest, ExtremeScores) {
   });
 }
 
+// A key that is not a number makes the whole result none, also where a split sees no other, first or last.
+TEST(PagedAttentionEdgeTest, KeepsNaN) {
+  const int64_t head_dim = 16;
+  for (const int64_t length : {int64_t{1}, int64_t{257}, int64_t{513}}) {
+    const int64_t pages = (length + 15) / 16;
+    const TestTensor q({1, 1, head_dim}), k({pages, 1, 16, head_dim}), v({pages, 1, 16, head_dim}), out({1, head_dim});
+    const TestTensor starts({2}, DType::kI32), context({1}, DType::kI32), blocks({2}, DType::kI32),
+        ids({pages}, DType::kI32);
+    starts.As<int32_t>()[1] = 1;
+    context.As<int32_t>()[0] = static_cast<int32_t>(length);
+    blocks.As<int32_t>()[1] = static_cast<int32_t>(pages);
+    std::iota(ids.As<int32_t>(), ids.As<int32_t>() + pages, 0);
+    for (const TestTensor* tensor : {&q, &k, &v}) test::FillConstant(*tensor, 0.5);
+    k.As<float>()[(length - 1) * head_dim] = NAN;
+    PagedAttentionArgs args = {};
+    args.q = q;
+    args.k_pages = k;
+    args.v_pages = v;
+    args.query_starts = starts;
+    args.context_lens = context;
+    args.block_starts = blocks;
+    args.block_ids = ids;
+    args.out = out;
+    ASSERT_TRUE(Check(args).ok()) << Check(args);
+    test::ForEachCpuBody([&](const ExecContext& ctx) {
+      for (const int window : {0, 1}) {
+        args.window = window;
+        test::FillConstant(out, 0);
+        PagedAttention(ctx, args);
+        for (int64_t d = 0; d < head_dim; ++d) EXPECT_TRUE(std::isnan(out.As<float>()[d])) << length << " " << window;
+      }
+    });
+  }
+}
+
 TEST(PagedAttentionCheckTest, NamesWhatIsWrong) {
   const TestTensor q({3, 4, 8}), k({5, 2, 4, 8}), v({5, 2, 4, 6}), out({3, 24}), sinks({4});
   const TestTensor query_starts({3}, DType::kI32), context_lens({2}, DType::kI32);
@@ -180,6 +217,8 @@ TEST(PagedAttentionCheckTest, NamesWhatIsWrong) {
   args = good;
   args.q.shape[1] = 3;
   EXPECT_THAT(Message(Check(args)), HasSubstr("q has 3 heads; they must be a multiple of the 2 of k_pages"));
+  args.q.shape[1] = 0;
+  EXPECT_THAT(Message(Check(args)), HasSubstr("q is fp32[3, 0, 8]; it must have heads of one element or more"));
   args = good;
   args.sinks = out;
   EXPECT_THAT(Message(Check(args)), HasSubstr("sinks is fp32[3, 24]; it must be fp32[4]"));

@@ -46,6 +46,20 @@ TEST(PagedKvCacheTest, ValuesInsideKeys) {
   EXPECT_EQ(cache.BytesPerBlock(0), kBlockSize * 20 * 2);
 }
 
+// In words wherever kernels take them: whole vectors of positions, whole words, values of their own.
+TEST(PagedKvCacheTest, LaysKeysInWordsWhereItCan) {
+  const auto layout = [](const CacheSpec& spec, int32_t block_size) {
+    const auto cache = PagedKvCache::Create(std::vector<CacheSpec>{spec}, block_size, kNumBlocks, {});
+    EXPECT_TRUE(cache.ok()) << cache.status();
+    return cache->layer(0).key_layout;
+  };
+  EXPECT_EQ(layout(Spec(2, 8, 6), 16), kernels::KeyLayout::kWords);
+  EXPECT_EQ(layout(Spec(2, 8, 6), 48), kernels::KeyLayout::kWords);
+  EXPECT_EQ(layout(Spec(2, 8, 6), 8), kernels::KeyLayout::kRows);
+  EXPECT_EQ(layout(Spec(2, 7, 6), 16), kernels::KeyLayout::kRows);
+  EXPECT_EQ(layout(Spec(1, 20, 16, true), 16), kernels::KeyLayout::kRows);
+}
+
 TEST(PagedKvCacheTest, CopiesABlockInAllLayersOfItsGroup) {
   for (const bool v_in_k : {false, true}) {
     PagedKvCache cache = Create({Spec(2, 8, 6, v_in_k), Spec(2, 8, 6, v_in_k)});
