@@ -94,7 +94,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, KvWriteTest,
 class KvWriteWordsTest : public testing::TestWithParam<std::tuple<DType, int64_t, int64_t>> {};
 
 TEST_P(KvWriteWordsTest, EqualsReferenceAndTouchesNothingElse) {
-  const auto [dtype, k_dim, block_size] = GetParam();
+  const DType dtype = std::get<0>(GetParam());
+  const int64_t k_dim = std::get<1>(GetParam()), block_size = std::get<2>(GetParam());
   test::Random random;
   for (const int64_t num_tokens : {int64_t{1}, int64_t{5}, Problem::kBlocks * block_size}) {
     Problem problem(random, num_tokens, k_dim, 17, block_size);

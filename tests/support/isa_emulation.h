@@ -90,26 +90,30 @@ MOED_EMULATED __m512 maskz_scalef_ps(__mmask16 /*all*/, __m512 a, __m512 b) {
   return x.ps;
 }
 
-// Each lane by itself, to or from lanes of 32 bits.
-template <typename FromLane, typename ToLane, typename To, typename From>
-MOED_EMULATED To Convert(From v) {
-  FromLane from[16];
-  ToLane to[16];
-  static_assert(sizeof(from) == sizeof(From) && sizeof(to) == sizeof(To));
-  std::memcpy(from, &v, sizeof(from));
-  for (int i = 0; i < 16; ++i) to[i] = static_cast<ToLane>(from[i]);
-  To result;
-  std::memcpy(&result, to, sizeof(to));
+MOED_EMULATED __m512i maskz_cvtepu16_epi32(__mmask16 /*all*/, __m256i v) {
+  Bits r;
+  r.half_i[0] = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(v));
+  r.half_i[1] = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(v, 1));
+  return r.i;
+}
+MOED_EMULATED __m512i maskz_cvtepi8_epi32(__mmask16 /*all*/, __m128i v) {
+  Bits r;
+  r.half_i[0] = _mm256_cvtepi8_epi32(v);
+  r.half_i[1] = _mm256_cvtepi8_epi32(_mm_srli_si128(v, 8));
+  return r.i;
+}
+template <typename Vec, typename Lane>
+MOED_EMULATED Vec Truncate(__m512i v) {
+  const Bits x = {.i = v};
+  Lane lanes[16];
+  for (int i = 0; i < 16; ++i) lanes[i] = static_cast<Lane>(x.i32[i]);
+  Vec result;
+  static_assert(sizeof(result) == sizeof(lanes));
+  std::memcpy(&result, lanes, sizeof(result));
   return result;
 }
-MOED_EMULATED __m512i maskz_cvtepu16_epi32(__mmask16 /*all*/, __m256i v) {
-  return Convert<uint16_t, uint32_t, __m512i>(v);
-}
-MOED_EMULATED __m512i maskz_cvtepi8_epi32(__mmask16 /*all*/, __m128i v) { return Convert<int8_t, int32_t, __m512i>(v); }
-MOED_EMULATED __m256i maskz_cvtepi32_epi16(__mmask16 /*all*/, __m512i v) {
-  return Convert<int32_t, int16_t, __m256i>(v);
-}
-MOED_EMULATED __m128i maskz_cvtepi32_epi8(__mmask16 /*all*/, __m512i v) { return Convert<int32_t, int8_t, __m128i>(v); }
+MOED_EMULATED __m256i maskz_cvtepi32_epi16(__mmask16 /*all*/, __m512i v) { return Truncate<__m256i, int16_t>(v); }
+MOED_EMULATED __m128i maskz_cvtepi32_epi8(__mmask16 /*all*/, __m512i v) { return Truncate<__m128i, int8_t>(v); }
 
 MOED_EMULATED __m512i cvtepu8_epi16(__m256i v) {
   Bits r;
