@@ -27,6 +27,7 @@ set(MOED_ISA_FLAGS_avx512_vnni -march=x86-64-v4 -mavx512vnni)
 set(MOED_ISA_FLAGS_avx512_bf16 ${MOED_ISA_FLAGS_avx512_vnni} -mavx512bf16)
 set(MOED_ISA_FLAGS_amx ${MOED_ISA_FLAGS_avx512_bf16} -mamx-tile -mamx-int8 -mamx-bf16)
 # Those that differ in how they multiply weights.
+set(MOED_BYTE_DOT_ISAS generic avx2 avx_vnni avx512 avx512_vnni)
 set(MOED_PRODUCT_ISAS generic avx2 avx_vnni avx512 avx512_vnni avx512_bf16 amx)
 function(moed_cpu_bodies target)
   cmake_parse_arguments(ARG "" "" "SOURCES;ISAS" ${ARGN})

@@ -77,8 +77,11 @@ class Batch {
   }
   // Of keys and values, each read once.
   double CacheBytes() const {
-    const int64_t elements = layer_.num_kv_heads * (layer_.k_head_dim + (layer_.v_in_k ? 0 : layer_.v_head_dim));
-    return static_cast<double>(num_sequences() * context_ * elements) * static_cast<double>(DTypeSize(dtype_));
+    const int64_t rows_of_one = layer_.v_in_k ? 1 : 2;  // a key, or a key and a value
+    const int64_t elements = layer_.k_head_dim + (layer_.v_in_k ? 0 : layer_.v_head_dim);
+    const int64_t scale_bytes = dtype_ == DType::kI8 ? 4 * rows_of_one : 0;
+    return static_cast<double>(num_sequences() * context_ * layer_.num_kv_heads *
+                               (elements * static_cast<int64_t>(DTypeSize(dtype_)) + scale_bytes));
   }
 
  private:
@@ -123,11 +126,14 @@ BENCHMARK_CAPTURE(BM_Decode, small_bf16, kSmall, DType::kBF16)->Apply(DecodeShap
 BENCHMARK_CAPTURE(BM_Decode, small_int8, kSmall, DType::kI8)->Apply(DecodeShapes);
 BENCHMARK_CAPTURE(BM_Decode, qwen3_235b_bf16, kQwen3Moe235b, DType::kBF16)->Apply(DecodeShapes);
 BENCHMARK_CAPTURE(BM_Decode, olmoe_bf16, kOlmoe, DType::kBF16)->Apply(DecodeShapes);
+BENCHMARK_CAPTURE(BM_Decode, olmoe_int8, kOlmoe, DType::kI8)->Apply(DecodeShapes);
 BENCHMARK_CAPTURE(BM_Decode, qwen3_moe_bf16, kQwen3Moe, DType::kBF16)->Apply(DecodeShapes);
+BENCHMARK_CAPTURE(BM_Decode, qwen3_moe_int8, kQwen3Moe, DType::kI8)->Apply(DecodeShapes);
 BENCHMARK_CAPTURE(BM_Decode, deepseek_v2_lite_bf16, kDeepseekV2Lite, DType::kBF16)->Apply(DecodeShapes);
 BENCHMARK_CAPTURE(BM_Decode, deepseek_v3_bf16, kDeepseekV3, DType::kBF16)->Apply(DecodeShapes);
 BENCHMARK_CAPTURE(BM_Prefill, olmoe_bf16, kOlmoe, DType::kBF16)->Apply(PrefillShapes);
 BENCHMARK_CAPTURE(BM_Prefill, qwen3_moe_bf16, kQwen3Moe, DType::kBF16)->Apply(PrefillShapes);
+BENCHMARK_CAPTURE(BM_Prefill, qwen3_moe_int8, kQwen3Moe, DType::kI8)->Apply(PrefillShapes);
 BENCHMARK_CAPTURE(BM_Prefill, deepseek_v2_lite_bf16, kDeepseekV2Lite, DType::kBF16)->Apply(PrefillShapes);
 
 }  // namespace

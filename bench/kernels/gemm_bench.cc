@@ -20,7 +20,7 @@ void BM_Gemm(benchmark::State& state, kernels::WeightFormat format) {
 
 void Shapes(benchmark::internal::Benchmark* benchmark) {
   benchmark->ArgNames({"m", "n", "k"})->UseManualTime()->MinTime(0.1)->Unit(benchmark::kMicrosecond);
-  for (int m : {1, 2, 4, 8, 16, 32, 128, 512}) benchmark->Args({m, 2048, 2048});
+  for (int m : {1, 2, 4, 8, 16, 32, 128, 256, 512}) benchmark->Args({m, 2048, 2048});
 }
 using kernels::WeightFormat;
 BENCHMARK_CAPTURE(BM_Gemm, fp32, WeightFormat::F32())->Apply(Shapes);

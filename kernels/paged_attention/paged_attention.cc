@@ -106,7 +106,7 @@ absl::Status Check(const PagedAttentionArgs& args) {
 }
 
 namespace cpu {
-MOED_DEFINE_CPU_DISPATCH(PagedAttention)
+MOED_DEFINE_CPU_BYTE_DOT_DISPATCH(PagedAttention)
 }  // namespace cpu
 
 }  // namespace moed::kernels

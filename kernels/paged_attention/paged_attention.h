@@ -12,7 +12,9 @@ namespace moed::kernels {
 // that start at fixed positions, and partial results are combined in that order. The GPU's bodies on tensor cores
 // (pages of bf16, f16 and integers with heads of 64 and 128; MLA's latent in bf16 and f16) are exceptions: a chunk of
 // one token is computed in another way than a longer one, and in parts whose size depends on the batch, so that results
-// may differ in the low bits, unless ExecContext::batch_invariant is set.
+// may differ in the low bits, unless ExecContext::batch_invariant is set. CPUs with 8-bit dot products multiply pages
+// of i8 whose keys lie in words (and v_head_dim is a multiple of 4) as integers, queries and weights being made 16 bits
+// wide.
 struct PagedAttentionArgs {
   TensorView q;  // f32 [num_tokens, num_heads, k_head_dim], rows may be strided
   // f32, bf16, f16 or i8 [num_blocks, num_kv_heads, block_size, k_head_dim]; the step's own keys are written already.

@@ -1,4 +1,5 @@
 #include "kernels/paged_attention/paged_attention.h"
+#include "kernels/paged_attention/paged_attention_integers.h"
 #include "kernels/paged_attention/paged_attention_plan.h"
 #include "kernels/paged_attention/paged_attention_tile.h"
 
@@ -13,7 +14,12 @@ MOED_ALWAYS_INLINE int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
 struct Sizes {
   int64_t group;  // query heads of one KV head
   int64_t k_head_dim, v_head_dim;
-  int64_t padded_dim;  // v_head_dim up to whole vectors
+  int64_t padded_dim;  // v_head_dim up to whole vectors, or whole chunks where products are of integers
+  bool integers;       // paged_attention_integers.h rather than floats made of them
+
+  int64_t QueryFloats(int64_t rows) const {
+    return integers ? IntegerQueries::Floats(rows, k_head_dim) : rows * k_head_dim;
+  }
 };
 
 // What has been summed up for each row of a block: the largest score, the sum of the weights and of weighted values.
@@ -38,14 +44,14 @@ MOED_ALWAYS_INLINE RowStates CarveStates(float* memory, int64_t rows, int64_t pa
 
 // One worker's own memory.
 struct Scratch {
-  float* q;       // [kMaxBlockRows, k_head_dim]
+  float* q;       // [kMaxBlockRows, k_head_dim], or IntegerQueries of each head
   float* keys;    // [k_head_dim, kTilePositions]
   float* values;  // [kTilePositions, padded_dim]
   float* scores;  // [kTileRows, kTilePositions]
   RowStates total, split;
 
   static int64_t Floats(const Sizes& sizes, int64_t rows) {
-    const int64_t floats = rows * sizes.k_head_dim +
+    const int64_t floats = sizes.QueryFloats(rows) +
                            (sizes.k_head_dim + sizes.padded_dim + kTileRows) * kTilePositions +
                            2 * rows * (sizes.padded_dim + 2);
     return (floats + 31) / 16 * 16;
@@ -66,10 +72,12 @@ float* AllocateFloats(Workspace* workspace, int64_t count) {
 }
 
 void FinishHead(const PagedAttentionArgs& args, const Sizes& sizes, int64_t token, int64_t head, float max, float sum,
-                const float* acc) {
+                float* acc) {
   const float* sink = args.sinks.empty() ? nullptr : args.sinks.As<float>() + head;
-  FinishRow(max, sum, sink, acc, sizes.v_head_dim,
-            args.out.As<float>() + token * args.out.stride(0) + head * sizes.v_head_dim);
+  float* const out = args.out.As<float>() + token * args.out.stride(0) + head * sizes.v_head_dim;
+  if (!sizes.integers) return FinishRow(max, sum, sink, acc, sizes.v_head_dim, out);
+  FinishRow(max, sum, sink, acc, sizes.padded_dim, acc);
+  for (int64_t d = 0; d < sizes.v_head_dim; d += 4) std::memcpy(out + d, acc + PlaceOfFour(d), 4 * sizeof(float));
 }
 
 // A block of query rows on its way over the positions of its sequence, for some neighbouring KV heads.
@@ -115,7 +123,8 @@ class BlockPass {
   int64_t ContextOf(int64_t t) const { return piece_.first_context + t; }
   int64_t FirstOf(int64_t t) const { return args_.window == 0 ? 0 : Max(0, ContextOf(t) - args_.window); }
 
-  float* Queries(int head) const { return scratch_.q + head * rows() * sizes_.k_head_dim; }
+  float* Queries(int head) const { return scratch_.q + head * sizes_.QueryFloats(rows()); }
+  IntegerQueries IntegersOf(int head) const { return {Queries(head), rows(), sizes_.k_head_dim}; }
 
   // Row r is query head r % group (of this KV head) of token r / group, times the scale.
   void LoadQueries() {
@@ -124,7 +133,11 @@ class BlockPass {
       for (int64_t r = 0; r < rows(); ++r) {
         const float* row = args_.q.As<float>() + (piece_.first_token + r / sizes_.group) * args_.q.stride(0) +
                            ((piece_.first_head + head) * sizes_.group + r % sizes_.group) * args_.q.stride(1);
-        for (int64_t d = 0; d < sizes_.k_head_dim; ++d) q[r * sizes_.k_head_dim + d] = row[d] * args_.scale;
+        if (sizes_.integers) {
+          IntegersOf(head).Set(r, row, args_.scale);
+        } else {
+          for (int64_t d = 0; d < sizes_.k_head_dim; ++d) q[r * sizes_.k_head_dim + d] = row[d] * args_.scale;
+        }
       }
     }
   }
@@ -136,6 +149,7 @@ class BlockPass {
     CacheRows<T> keys;        // in one layout
     CacheWords<T> key_words;  // or in the other
     CacheRows<T> values;
+    ValueGroups value_groups;  // where products are of integers
   };
 
   // The part of the tile that some row of the block sees.
@@ -162,19 +176,26 @@ class BlockPass {
       } else {
         rows->keys.Set(i, end, args_.k_pages, args_.k_scales, first_row + offset);
       }
-      rows->values.Set(i, end, args_.v_pages, args_.v_scales, first_row + offset);
+      if (!sizes_.integers) {
+        rows->values.Set(i, end, args_.v_pages, args_.v_scales, first_row + offset);
+      } else {
+        constexpr int kGroup = ValueGroups::kPositions;
+        for (int g = i / kGroup; g * kGroup < end; ++g) {
+          rows->value_groups.Set(g, args_.v_pages, args_.v_scales, first_row + offset + g * kGroup - i);
+        }
+      }
       i = end;
     }
-    FillUnseenKeys(range, rows);
+    FillUnseen(range, rows);
     rows->tile = tile;
     rows->head = head;
   }
 
   // Keys that nobody may see take part, in vectors with others, as copies of one that is seen, or as they lie beside
-  // others in words; their scores are thrown away.
-  void FillUnseenKeys(TileRange range, TileRows* rows) const {
-    const auto fill = [](int begin, int end, int from, auto* keys) {
-      for (int i = begin; i < end; ++i) keys->Copy(from, i);
+  // others in words; their scores are thrown away. So do values, in integers, with weights of zero.
+  void FillUnseen(TileRange range, TileRows* rows) const {
+    const auto fill = [](int begin, int end, int from, auto* to) {
+      for (int i = begin; i < end; ++i) to->Copy(from, i);
     };
     if (in_words()) {
       const int begin = range.begin / kLanes, end = (range.end + kLanes - 1) / kLanes;
@@ -183,6 +204,12 @@ class BlockPass {
     } else {
       fill(0, range.begin, range.begin, &rows->keys);
       fill(range.end, kTilePositions, range.begin, &rows->keys);
+    }
+    if (sizes_.integers) {
+      constexpr int kGroup = ValueGroups::kPositions;
+      const int begin = range.begin / kGroup, end = (range.end + kGroup - 1) / kGroup;
+      fill(0, begin, begin, &rows->value_groups);
+      fill(end, ValueGroups::kGroups, begin, &rows->value_groups);
     }
   }
 
@@ -221,14 +248,17 @@ class BlockPass {
     } else {
       next_keys_ = RowPrefetch<T>(next->keys.rows, range, sizes_.k_head_dim);
     }
-    if (args_.v_pages.data == args_.k_pages.data) return;  // parts of the keys
+    // Parts of the keys, or asked for with the keys.
+    if (args_.v_pages.data == args_.k_pages.data || sizes_.integers) return;
     next_values_ = RowPrefetch<T>(next->values.rows, range, sizes_.v_head_dim);
   }
 
-  // Keys and values of few rows are not worth packing.
+  // Keys and values of few rows are not worth packing, nor are integers.
   static constexpr int64_t kFewRows = 3 * kTileRows;
-  bool UsesCachedKeys() const { return in_words() && rows() <= kFewRows; }
-  bool UsesCachedValues() const { return rows() <= kFewRows && sizes_.v_head_dim == sizes_.padded_dim; }
+  bool UsesCachedKeys() const { return sizes_.integers || (in_words() && rows() <= kFewRows); }
+  bool UsesCachedValues() const {
+    return sizes_.integers || (rows() <= kFewRows && sizes_.v_head_dim == sizes_.padded_dim);
+  }
 
   // The part of the tile that token t sees.
   TileRange RangeOf(int64_t tile, int64_t t) const {
@@ -236,7 +266,7 @@ class BlockPass {
   }
 
   void AttendTile(int64_t tile, int head, const RowStates& states) {
-    q_ = Queries(head);
+    head_ = head;
     // Tokens before the tile see nothing of it, nor do tokens whose window begins behind it.
     const int64_t first_token = Max(0, tile + 1 - piece_.first_context);
     const int64_t end_token = args_.window == 0
@@ -254,10 +284,9 @@ class BlockPass {
     if constexpr (R > 1) AttendLastRows<R - 1>(tile, row, num_rows, states);
   }
 
+  // The parts of the tile that R rows see. They only move forward from row to row.
   template <int R>
-  void AttendRows(int64_t tile, int64_t row, const RowStates& states) {
-    // Ranges only move forward from row to row.
-    TileRange ranges[R];
+  MOED_ALWAYS_INLINE void FindRanges(int64_t tile, int64_t row, TileRange (&ranges)[R]) const {
     int t = static_cast<int>(row) / static_cast<int>(sizes_.group);
     int64_t end_of_token = (t + 1) * sizes_.group;
     for (int r = 0; r < R; ++r) {
@@ -267,10 +296,20 @@ class BlockPass {
       }
       ranges[r] = RangeOf(tile, t);
     }
+  }
+
+  template <int R>
+  void AttendRows(int64_t tile, int64_t row, const RowStates& states) {
+    if constexpr (kHasIntegerProducts<T>) {
+      if (sizes_.integers) return AttendRowsInIntegers<R>(tile, row, states);
+    }
+    TileRange ranges[R];
+    FindRanges<R>(tile, row, ranges);
     const TileRange first = ranges[0], last = ranges[R - 1];
     const CacheWords<T>& words = tile_rows_[turn_].key_words;
     const auto score = [&](const auto& keys) {
-      Scores<R>(q_ + row * sizes_.k_head_dim, keys, sizes_.k_head_dim, {first.begin, last.end}, scratch_.scores);
+      Scores<R>(Queries(head_) + row * sizes_.k_head_dim, keys, sizes_.k_head_dim, {first.begin, last.end},
+                scratch_.scores);
     };
     if (UsesCachedKeys()) {
       score(CachedKeys<T>{words, next_words_});
@@ -297,6 +336,21 @@ class BlockPass {
     }
   }
 
+  template <int R>
+  void AttendRowsInIntegers(int64_t tile, int64_t row, const RowStates& states) {
+    TileRange ranges[R];
+    FindRanges<R>(tile, row, ranges);
+    const TileRange seen = {ranges[0].begin, ranges[R - 1].end};
+    const TileRows& rows = tile_rows_[turn_];
+    IntegerScores<R>(IntegersOf(head_), row, rows.key_words, next_words_, seen, scratch_.scores);
+    float* const acc = states.acc + row * sizes_.padded_dim;
+    SoftmaxStep<R>(scratch_.scores, ranges, sizes_.padded_dim, states.max + row, states.sum + row, acc);
+    const IntegerWeights<R> weights(scratch_.scores, ranges, rows.value_groups);
+    const ValueGroups* const next_values = next_words_ != nullptr ? &tile_rows_[1 - turn_].value_groups : nullptr;
+    AddIntegerValues<R>(weights, rows.value_groups, next_values, seen, sizes_.v_head_dim, sizes_.padded_dim, acc);
+    next_words_ = nullptr;  // asked for
+  }
+
   // Adds the values that each of R rows sees of `part`.
   template <int R, typename Values>
   void AddEdges(const TileRange* ranges, TileRange part, const Values& values, float* acc) {
@@ -312,9 +366,9 @@ class BlockPass {
   const Sizes& sizes_;
   const Piece& piece_;
   const Scratch& scratch_;
-  const float* q_ = nullptr;  // of the current head
-  TileRows tile_rows_[2];     // those of the current tile and head and of the next, in turn
-  int turn_ = 0;              // which are the current ones
+  int head_ = 0;           // the current one
+  TileRows tile_rows_[2];  // those of the current tile and head and of the next, in turn
+  int turn_ = 0;           // which are the current ones
   RowPrefetch<T> next_keys_, next_values_;
   const CacheWords<T>* next_words_ = nullptr;
 };
@@ -389,7 +443,9 @@ void Attend(const ExecContext& ctx, const PagedAttentionArgs& args) {
   sizes.group = args.q.dim(1) / num_kv_heads;
   sizes.k_head_dim = args.k_pages.dim(3);
   sizes.v_head_dim = args.v_pages.dim(3);
-  sizes.padded_dim = (sizes.v_head_dim + kLanes - 1) / kLanes * kLanes;
+  sizes.integers = kHasIntegerProducts<T> && args.key_layout == KeyLayout::kWords && sizes.v_head_dim % 4 == 0;
+  const int64_t padding = sizes.integers ? kValueChunk : kLanes;
+  sizes.padded_dim = (sizes.v_head_dim + padding - 1) / padding * padding;
 
   const PagedAttentionPlan plan = PlanPagedAttention(args, num_threads, ctx.workspace);
   const int64_t max_rows = sizes.group > kMaxBlockRows ? sizes.group : kMaxBlockRows;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "tests/kernels/paged_attention_testing.h"
 #include "tests/support/tensor_testing.h"
@@ -49,8 +50,7 @@ TEST_P(PagedAttentionTest, IgnoresChunksCompanyAndThreads) {
   const int64_t length = 270;
   test::Random random;
   const Cache cache(random, shape, {length, 150, 265, 64});
-  for (const Isa isa : {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512}) {
-    if (isa > BestIsa()) break;
+  for (const Isa isa : test::MachineIsas()) {
     TestTensor expected;
     for (const int num_threads : {1, 2, 3}) {
       const test::TestContext context(isa, num_threads);
@@ -89,15 +89,15 @@ INSTANTIATE_TEST_SUITE_P(
                     Shape{3, 3, 20, 33, 8, DType::kI8, 100, true}, Shape{5, 1, 43, 33, 16, DType::kI8, 0, false, true},
                     Shape{4, 2, 21, 20, 16, DType::kF32, 90, true, true}, Shape{140, 1, 8, 4, 32, DType::kF32, 1}));
 
-INSTANTIATE_TEST_SUITE_P(KeysInWords, PagedAttentionTest,
-                         testing::Values(InWords({4, 2, 64, 64, 16}), InWords({8, 4, 64, 64, 16, DType::kBF16}),
-                                         InWords({3, 3, 20, 33, 32, DType::kBF16, 10}),
-                                         InWords({8, 1, 128, 128, 64, DType::kBF16, 100, true}),
-                                         InWords({6, 2, 80, 48, 16, DType::kF16}),
-                                         InWords({9, 3, 22, 16, 48, DType::kF16, 70}),
-                                         InWords({16, 4, 64, 64, 16, DType::kI8}),
-                                         InWords({2, 2, 36, 64, 128, DType::kI8, 90, true}),
-                                         InWords({16, 1, 32, 32, 16, DType::kI8}), InWords({3, 1, 7, 5, 16})));
+INSTANTIATE_TEST_SUITE_P(
+    KeysInWords, PagedAttentionTest,
+    testing::Values(InWords({4, 2, 64, 64, 16}), InWords({8, 4, 64, 64, 16, DType::kBF16}),
+                    InWords({3, 3, 20, 33, 32, DType::kBF16, 10}),
+                    InWords({8, 1, 128, 128, 64, DType::kBF16, 100, true}), InWords({6, 2, 80, 48, 16, DType::kF16}),
+                    InWords({9, 3, 22, 16, 48, DType::kF16, 70}), InWords({16, 4, 64, 64, 16, DType::kI8}),
+                    InWords({2, 2, 36, 64, 128, DType::kI8, 90, true}), InWords({16, 1, 32, 32, 16, DType::kI8}),
+                    InWords({6, 2, 128, 128, 16, DType::kI8}), InWords({21, 3, 80, 100, 32, DType::kI8, 33}),
+                    InWords({3, 1, 4, 5, 16, DType::kI8}), InWords({3, 1, 7, 5, 16})));
 
 // A long context of one token, cut among threads.
 TEST(PagedAttentionLongTest, EqualsReference) {
@@ -112,76 +112,151 @@ TEST(PagedAttentionLongTest, EqualsReference) {
   });
 }
 
+// One sequence of `length` positions with one head, whose last `num_tokens` are asked for; its blocks in order.
+struct OneSequence {
+  OneSequence(int64_t num_tokens, int64_t length, int64_t head_dim, int64_t block_size, DType dtype = DType::kF32,
+              KeyLayout layout = KeyLayout::kRows)
+      : blocks((length + block_size - 1) / block_size),
+        q({num_tokens, 1, head_dim}),
+        k({blocks, 1, block_size, head_dim}, dtype),
+        v({blocks, 1, block_size, head_dim}, dtype),
+        k_scales({blocks, 1, block_size}),
+        v_scales({blocks, 1, block_size}),
+        out({num_tokens, head_dim}),
+        starts({2}, DType::kI32),
+        context({1}, DType::kI32),
+        block_starts({2}, DType::kI32),
+        ids({blocks}, DType::kI32) {
+    starts.As<int32_t>()[1] = static_cast<int32_t>(num_tokens);
+    context.As<int32_t>()[0] = static_cast<int32_t>(length);
+    block_starts.As<int32_t>()[1] = static_cast<int32_t>(blocks);
+    std::iota(ids.As<int32_t>(), ids.As<int32_t>() + blocks, 0);
+    args.q = q;
+    args.k_pages = k;
+    args.key_layout = layout;
+    args.v_pages = v;
+    if (dtype == DType::kI8) {
+      args.k_scales = k_scales;
+      args.v_scales = v_scales;
+    }
+    args.query_starts = starts;
+    args.context_lens = context;
+    args.block_starts = block_starts;
+    args.block_ids = ids;
+    args.out = out;
+    EXPECT_TRUE(Check(args).ok()) << Check(args);
+  }
+
+  int64_t blocks;
+  TestTensor q, k, v, k_scales, v_scales, out, starts, context, block_starts, ids;
+  PagedAttentionArgs args = {};
+};
+
 // Scores so far apart that all weight falls on one position, and scores that are all equal.
 TEST(PagedAttentionEdgeTest, ExtremeScores) {
   const int64_t length = 200, head_dim = 16;
-  const TestTensor q({2, 1, head_dim}), k({1, 1, length, head_dim}), v({1, 1, length, head_dim}), out({2, head_dim});
-  const TestTensor starts({2}, DType::kI32), context({1}, DType::kI32), block({1}, DType::kI32),
-      blocks({2}, DType::kI32);
-  starts.As<int32_t>()[1] = 2;
-  context.As<int32_t>()[0] = length;
-  blocks.As<int32_t>()[1] = 1;
-  test::FillConstant(q, 1e4);
+  OneSequence sequence(2, length, head_dim, length);
+  test::FillConstant(sequence.q, 1e4);
   for (int64_t i = 0; i < length; ++i) {
     for (int64_t d = 0; d < head_dim; ++d) {
-      k.As<float>()[i * head_dim + d] = i == 77 ? 1e4f : -1e4f;
-      v.As<float>()[i * head_dim + d] = static_cast<float>(i);
+      sequence.k.As<float>()[i * head_dim + d] = i == 77 ? 1e4f : -1e4f;
+      sequence.v.As<float>()[i * head_dim + d] = static_cast<float>(i);
     }
   }
-  PagedAttentionArgs args = {};
-  args.q = q;
-  args.k_pages = k;
-  args.v_pages = v;
-  args.query_starts = starts;
-  args.context_lens = context;
-  args.block_starts = blocks;
-  args.block_ids = block;
-  args.out = out;
+  const float* const out = sequence.out.As<float>();
   test::ForEachCpuBody([&](const ExecContext& ctx) {
-    args.scale = 1;
-    PagedAttention(ctx, args);
-    EXPECT_EQ(out.As<float>()[0], 77);
-    EXPECT_EQ(out.As<float>()[head_dim], 77);
-    args.scale = 0;
-    PagedAttention(ctx, args);
-    EXPECT_NEAR(out.As<float>()[0], (length - 2) / 2.0, 100 * test::SumTolerance(length));
-    EXPECT_NEAR(out.As<float>()[head_dim], (length - 1) / 2.0, 100 * test::SumTolerance(length));
+    sequence.args.scale = 1;
+    PagedAttention(ctx, sequence.args);
+    EXPECT_EQ(out[0], 77);
+    EXPECT_EQ(out[head_dim], 77);
+    sequence.args.scale = 0;
+    PagedAttention(ctx, sequence.args);
+    EXPECT_NEAR(out[0], (length - 2) / 2.0, 100 * test::SumTolerance(length));
+    EXPECT_NEAR(out[head_dim], (length - 1) / 2.0, 100 * test::SumTolerance(length));
   });
 }
 
-// A key that is not a number makes the whole result none, also where a split sees no other, first or last.
+// The same of integers, of which each value has a scale of its own; and queries and weights that are all zero.
+TEST(PagedAttentionEdgeTest, ExtremeScoresOfIntegers) {
+  const int64_t length = 200, head_dim = 16;
+  OneSequence sequence(2, length, head_dim, 16, DType::kI8, KeyLayout::kWords);
+  for (int64_t i = 0; i < length; ++i) {
+    for (int64_t d = 0; d < head_dim; ++d) {
+      const KeyPlace place = PlaceOfKey(sequence.args.k_pages, KeyLayout::kWords, i % 16, d);
+      sequence.k.As<int8_t>()[(i / 16 * 16 + place.position) * head_dim + place.i] = i == 77 ? 127 : -127;
+      sequence.v.As<int8_t>()[i * head_dim + d] = i % 2 == 0 ? 100 : -100;
+    }
+    sequence.k_scales.As<float>()[i] = 1e4f;
+    sequence.v_scales.As<float>()[i] = static_cast<float>(i) / 100;
+  }
+  const float* const out = sequence.out.As<float>();
+  test::ForEachCpuBody([&](const ExecContext& ctx) {
+    for (const double query : {1e4, 0.0}) {
+      test::FillConstant(sequence.q, query);
+      PagedAttention(ctx, sequence.args);
+      if (query != 0) {  // of the integers that weights become, the largest stands for itself
+        for (const float result : {out[0], out[head_dim]}) EXPECT_NEAR(result, -77, 77 * 4 * test::kFloatEpsilon);
+      } else {  // the first token sees 0 - 1 + 2 … + 198, the second - 199 too
+        EXPECT_NEAR(out[0], 99.0 / 199, 200.0 / 65535);
+        EXPECT_NEAR(out[head_dim], -0.5, 200.0 / 65535);
+      }
+    }
+    test::FillConstant(sequence.v_scales, 0);
+    PagedAttention(ctx, sequence.args);
+    EXPECT_EQ(out[0], 0);
+    for (int64_t i = 0; i < length; ++i) sequence.v_scales.As<float>()[i] = static_cast<float>(i) / 100;
+  });
+}
+
+// A key or a value that is not a number makes the whole result none, also where a split sees no other, first or last.
+// (Of integers, the scale tells.)
 TEST(PagedAttentionEdgeTest, KeepsNaN) {
   const int64_t head_dim = 16;
-  for (const int64_t length : {int64_t{1}, int64_t{257}, int64_t{513}}) {
-    const int64_t pages = (length + 15) / 16;
-    const TestTensor q({1, 1, head_dim}), k({pages, 1, 16, head_dim}), v({pages, 1, 16, head_dim}), out({1, head_dim});
-    const TestTensor starts({2}, DType::kI32), context({1}, DType::kI32), blocks({2}, DType::kI32),
-        ids({pages}, DType::kI32);
-    starts.As<int32_t>()[1] = 1;
-    context.As<int32_t>()[0] = static_cast<int32_t>(length);
-    blocks.As<int32_t>()[1] = static_cast<int32_t>(pages);
-    std::iota(ids.As<int32_t>(), ids.As<int32_t>() + pages, 0);
-    for (const TestTensor* tensor : {&q, &k, &v}) test::FillConstant(*tensor, 0.5);
-    k.As<float>()[(length - 1) * head_dim] = NAN;
-    PagedAttentionArgs args = {};
-    args.q = q;
-    args.k_pages = k;
-    args.v_pages = v;
-    args.query_starts = starts;
-    args.context_lens = context;
-    args.block_starts = blocks;
-    args.block_ids = ids;
-    args.out = out;
-    ASSERT_TRUE(Check(args).ok()) << Check(args);
-    test::ForEachCpuBody([&](const ExecContext& ctx) {
-      for (const int window : {0, 1}) {
-        args.window = window;
-        test::FillConstant(out, 0);
-        PagedAttention(ctx, args);
-        for (int64_t d = 0; d < head_dim; ++d) EXPECT_TRUE(std::isnan(out.As<float>()[d])) << length << " " << window;
+  for (const auto& [dtype, layout] : {std::pair(DType::kF32, KeyLayout::kRows), {DType::kI8, KeyLayout::kWords}}) {
+    for (const int64_t length : {int64_t{1}, int64_t{257}, int64_t{513}}) {
+      for (const bool in_key : {true, false}) {
+        OneSequence sequence(1, length, head_dim, 16, dtype, layout);
+        for (const TestTensor* tensor : {&sequence.q, &sequence.k, &sequence.v}) test::FillConstant(*tensor, 0.5);
+        for (const TestTensor* tensor : {&sequence.k_scales, &sequence.v_scales}) test::FillConstant(*tensor, 0.1);
+        if (dtype == DType::kI8) {
+          (in_key ? sequence.k_scales : sequence.v_scales).As<float>()[length - 1] = NAN;
+        } else {
+          float* const row = (in_key ? sequence.k : sequence.v).As<float>() + (length - 1) * head_dim;
+          std::fill_n(row, in_key ? 1 : head_dim, NAN);
+        }
+        test::ForEachCpuBody([&](const ExecContext& ctx) {
+          for (const int window : {0, 1}) {
+            sequence.args.window = window;
+            test::FillConstant(sequence.out, 0);
+            PagedAttention(ctx, sequence.args);
+            for (int64_t d = 0; d < head_dim; ++d) {
+              EXPECT_TRUE(std::isnan(sequence.out.As<float>()[d])) << length << " " << window << " " << in_key;
+            }
+          }
+        });
       }
-    });
+    }
   }
+}
+
+// What a token does not see of its tile may be anything.
+TEST(PagedAttentionEdgeTest, IgnoresNaNOfOthers) {
+  const int64_t head_dim = 16, length = 130;
+  OneSequence sequence(2, length, head_dim, 16, DType::kI8, KeyLayout::kWords);
+  test::FillConstant(sequence.q, 0.5);
+  for (const TestTensor* tensor : {&sequence.k, &sequence.v}) test::FillConstant(*tensor, 3);
+  for (const TestTensor* tensor : {&sequence.k_scales, &sequence.v_scales}) {
+    test::FillConstant(*tensor, 0.1);
+    for (const int64_t position : {int64_t{100}, length - 1}) tensor->As<float>()[position] = NAN;
+  }
+  sequence.args.window = 20;  // the first token sees 109 to 128
+  test::ForEachCpuBody([&](const ExecContext& ctx) {
+    PagedAttention(ctx, sequence.args);
+    for (int64_t d = 0; d < head_dim; ++d) {
+      EXPECT_NEAR(sequence.out.As<float>()[d], 0.3, 1e-6);
+      EXPECT_TRUE(std::isnan(sequence.out.As<float>()[head_dim + d]));
+    }
+  });
 }
 
 TEST(PagedAttentionCheckTest, NamesWhatIsWrong) {
