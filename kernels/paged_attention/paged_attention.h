@@ -23,8 +23,8 @@ struct PagedAttentionArgs {
   // The same dtype [num_blocks, num_kv_heads, block_size, v_head_dim]; rows of all heads and blocks at equal distances.
   // Where values are a part of their keys (the latent of MLA), a view of some columns of k_pages.
   TensorView v_pages;
-  // f32 [num_blocks, num_kv_heads, block_size], for pages of i8 alone: what a row's integers are multiplied by. Where
-  // values are a part of their keys, one and the same.
+  // f32 [num_blocks, num_kv_heads, block_size], for pages of i8 alone: what a row's integers are multiplied by; values'
+  // are not negative (those of kv_write never are). Where values are a part of their keys, one and the same.
   TensorView k_scales = {}, v_scales = {};
   TensorView query_starts;  // i32 [num_sequences + 1]: sequence s owns tokens [query_starts[s], query_starts[s + 1])
   // i32 [num_sequences]: positions in the cache that belong to the sequence, its tokens of this step included. Its last

@@ -26,7 +26,7 @@ struct Sizes {
 struct RowStates {
   float* max;  // [rows]
   float* sum;  // [rows]
-  float* acc;  // [rows, padded_dim]
+  float* acc;  // [rows, padded_dim], each row in the order of PlaceOfFour() where products are of integers
 
   MOED_ALWAYS_INLINE void Clear(int64_t rows, int64_t padded_dim) const {
     for (int64_t r = 0; r < rows; ++r) {
@@ -71,6 +71,7 @@ float* AllocateFloats(Workspace* workspace, int64_t count) {
   return static_cast<float*>(workspace->Allocate(static_cast<size_t>(count) * sizeof(float)));
 }
 
+// Writes the result of a row, and may leave something else in `acc`.
 void FinishHead(const PagedAttentionArgs& args, const Sizes& sizes, int64_t token, int64_t head, float max, float sum,
                 float* acc) {
   const float* sink = args.sinks.empty() ? nullptr : args.sinks.As<float>() + head;

@@ -3,7 +3,8 @@
 //
 // What meets the bytes becomes an integer of 16 bits, a high and a low byte with dot products of their own: an element
 // of a query to one part in 32,639 of the row's largest, a weight (times its value's scale) to one in 65,535 of the
-// tile's largest. That is seven bits more than bf16 keeps. (SageAttention, Zhang et al. 2024, arXiv:2410.02367,
+// tile's largest. Both stay well below what the pages lost when their own integers, of 8 bits, were rounded.
+// (SageAttention, Zhang et al. 2024, arXiv:2410.02367,
 // multiplies quantised keys with queries of eight bits, and values as floats.) Sums are whole numbers, the same in any
 // order, and no bit of a row's result hangs on the rows beside it.
 #ifndef KERNELS_PAGED_ATTENTION_PAGED_ATTENTION_INTEGERS_H_
@@ -27,7 +28,8 @@ template <typename T>
 constexpr bool kHasIntegerProducts = false;
 #endif
 
-// Accumulators that stay in registers beside what is loaded.
+// Accumulators of a pass, so that they stay in registers beside what is loaded; of 5 and 6 rows on 8 lanes there are
+// 10 and 12 at the least.
 constexpr int kIntegerAccumulators = kLanes == 16 ? 24 : 8;
 
 // Vectors that one pass takes for R rows of two bytes each.
@@ -172,8 +174,8 @@ struct IntegerWeights {
   uint8_t fours[R][kTilePositions / 4][2][4];  // [row][four positions][high, low][position]
   float scales[R];
 
-  // From weights[R][kTilePositions], of which row r sees ranges[r]; the others become zeros. (Each stage takes all
-  // rows, as in SoftmaxStep.) Overwrites the weights.
+  // From weights[R][kTilePositions], which like the values' scales are not negative, of which row r sees ranges[r]; the
+  // others become zeros. (Each stage takes all rows, as in SoftmaxStep.) Overwrites the weights.
   MOED_ALWAYS_INLINE IntegerWeights(float* weights, const TileRange* ranges, const ValueGroups& values) {
     constexpr int kVecs = kTilePositions / kLanes;
     constexpr float kLargest = 65535.0f;
@@ -223,6 +225,8 @@ struct IntegerWeights {
 // Elements of a row of values that are multiplied at a time. In the sums of a chunk, element 16 b + 4 v + i lies at
 // v * kLanes + 4 b + i: vector v has four elements of each 128 bits.
 constexpr int kValueChunk = 4 * kLanes;
+static_assert(kKeyWordPositions % kLanes == 0 && kTilePositions % kKeyWordPositions == 0,
+              "vectors of positions lie within a group");
 MOED_ALWAYS_INLINE int64_t PlaceOfFour(int64_t element) {
   return element / kValueChunk * kValueChunk + element % 16 / 4 * kLanes + element % kValueChunk / 16 * 4;
 }

@@ -1,7 +1,8 @@
 // The arithmetic of one tile of positions: bringing keys and values in, scores, online softmax, weighted sum of values.
 //
 // Every score and every element of a result is one chain of multiply-adds in a fixed order (over head_dim, then over
-// positions). How many rows a micro-kernel takes at a time changes who shares a load, and no bit of the result.
+// positions); paged_attention_integers.h has the same of whole numbers. How many rows a micro-kernel takes at a time
+// changes who shares a load, and no bit of the result.
 #ifndef KERNELS_PAGED_ATTENTION_PAGED_ATTENTION_TILE_H_
 #define KERNELS_PAGED_ATTENTION_PAGED_ATTENTION_TILE_H_
 

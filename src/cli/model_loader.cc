@@ -58,6 +58,10 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> LoadServedModel(const ServerC
       engine->num_threads(), static_cast<double>(engine->memory_plan().weights) / (1 << 30),
       static_cast<double>(engine->memory_plan().kv_cache) / (1 << 30), engine->memory_plan().kv_blocks,
       engine->info().max_context);
+  if (engine->memory_plan().kv_host > 0) {
+    MOED_LOG_INFO("host tier of the KV cache: {:.2f} GiB in {} blocks",
+                  static_cast<double>(engine->memory_plan().kv_host) / (1 << 30), engine->memory_plan().kv_host_blocks);
+  }
   MOED_ASSIGN_OR_RETURN(auto loop,
                         ServingLoop::Create(config.serving, std::move(engine), std::move(policy), tokenizer));
   return std::make_shared<const ServedModel>(config.engine.served_model_name, std::move(tokenizer),

@@ -36,6 +36,8 @@ void ServerConfig::AddModelOptions(OptionTable* table) {
   table->Add(
       "kv_cache_memory", &engine.kv_cache_bytes,
       "Memory for keys and values, like 8GiB; 0: for max_num_seqs whole contexts, at most a quarter of what is free");
+  table->Add("kv_host_memory", &engine.kv_host_bytes,
+             "Of a GPU: memory of the host where keys and values go that would else be forgotten, like 32GiB; 0: none");
   table->Add(
       "gpu_memory_utilization", &engine.gpu_memory_utilization,
       "Part of a GPU's memory that may be in use once the model is loaded; keys and values get what is left of it");

@@ -85,6 +85,24 @@ absl::Status CheckBlocks(const StepPlan& plan, const EngineInfo& info) {
   return absl::OkStatus();
 }
 
+absl::Status CheckCopies(const StepPlan& plan, const EngineInfo& info) {
+  for (size_t i = 0; i < plan.block_copies.size(); ++i) {
+    const BlockCopy& copy = plan.block_copies[i];
+    MOED_RETURN_IF_ERROR(CheckRange("block_copies.group", i, copy.group, 0, info.cache_groups.size()));
+    const int32_t blocks = info.cache_groups[copy.group].num_blocks;
+    MOED_RETURN_IF_ERROR(CheckRange("block_copies.source", i, copy.source, 0, blocks));
+    MOED_RETURN_IF_ERROR(CheckRange("block_copies.destination", i, copy.destination, 0, blocks));
+  }
+  for (size_t i = 0; i < plan.transfers.size(); ++i) {
+    const BlockTransfer& transfer = plan.transfers[i];
+    MOED_RETURN_IF_ERROR(CheckRange("transfers.group", i, transfer.group, 0, info.cache_groups.size()));
+    const CacheGroupInfo& group = info.cache_groups[transfer.group];
+    MOED_RETURN_IF_ERROR(CheckRange("transfers.block", i, transfer.block, 0, group.num_blocks));
+    MOED_RETURN_IF_ERROR(CheckRange("transfers.host_block", i, transfer.host_block, 0, group.num_host_blocks));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status CheckPlan(const StepPlan& plan, const EngineInfo& info) {
@@ -95,14 +113,7 @@ absl::Status CheckPlan(const StepPlan& plan, const EngineInfo& info) {
     MOED_RETURN_IF_ERROR(CheckRange("logits_rows.token", i, plan.logits_rows[i].token, 0, plan.num_tokens()));
     MOED_RETURN_IF_ERROR(CheckRange("logits_rows.sequence", i, plan.logits_rows[i].sequence, 0, plan.num_sequences()));
   }
-  for (size_t i = 0; i < plan.block_copies.size(); ++i) {
-    const BlockCopy& copy = plan.block_copies[i];
-    MOED_RETURN_IF_ERROR(CheckRange("block_copies.group", i, copy.group, 0, info.cache_groups.size()));
-    const int32_t blocks = info.cache_groups[copy.group].num_blocks;
-    MOED_RETURN_IF_ERROR(CheckRange("block_copies.source", i, copy.source, 0, blocks));
-    MOED_RETURN_IF_ERROR(CheckRange("block_copies.destination", i, copy.destination, 0, blocks));
-  }
-  return absl::OkStatus();
+  return CheckCopies(plan, info);
 }
 
 }  // namespace moed

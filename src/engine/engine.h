@@ -17,6 +17,7 @@ struct CacheGroupInfo {
   int32_t num_blocks = 0;
   int32_t window = 0;           // only the last `window` positions are read; 0: all
   int64_t bytes_per_block = 0;  // over all layers of the group
+  int32_t num_host_blocks = 0;  // of its host tier
 };
 
 // What the planner must know; constant after construction.

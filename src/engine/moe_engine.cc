@@ -283,6 +283,29 @@ absl::Status MoeEngine::CreateCache(const MoeEngineOptions& options) {
   memory_plan_.kv_cache = block_bytes * blocks;
   memory_plan_.kv_bytes_per_token = bytes_per_position;
   memory_plan_.kv_blocks = static_cast<int32_t>(blocks);
+  return options.kv_host_bytes > 0 ? CreateHostTier(options, block_bytes) : absl::OkStatus();
+}
+
+absl::Status MoeEngine::CreateHostTier(const MoeEngineOptions& options, uint64_t block_bytes) {
+  const std::string asked = HumanBytes(options.kv_host_bytes);
+  if (ctx_.device.type == DeviceType::kCpu) {
+    return InvalidArgument(
+        "kv_host_memory is {}; it must be 0 where the model runs on the processor, whose cache is "
+        "in the host's memory as it is (kv_cache_memory)",
+        asked);
+  }
+  if (options.kv_host_bytes < block_bytes) {
+    return InvalidArgument("kv_host_memory is {}; one block of {} positions takes {}", asked, options.block_size,
+                           HumanBytes(block_bytes));
+  }
+  if (const auto available = AvailableMemory(); available && options.kv_host_bytes > *available) {
+    return ResourceExhausted("kv_host_memory is {}; {} of memory are available", asked, HumanBytes(*available));
+  }
+  const auto blocks = static_cast<int32_t>(
+      std::min<uint64_t>(options.kv_host_bytes / block_bytes, std::numeric_limits<int32_t>::max()));
+  MOED_ASSIGN_OR_RETURN(host_tier_, KvHostTier::Create(*cache_, blocks, ctx_.device));
+  memory_plan_.kv_host = block_bytes * blocks;
+  memory_plan_.kv_host_blocks = blocks;
   return absl::OkStatus();
 }
 
@@ -296,7 +319,8 @@ void MoeEngine::FillInfo(const MoeEngineOptions& options) {
     info_.cache_groups.push_back(CacheGroupInfo{.block_size = cache_->block_size(),
                                                 .num_blocks = cache_->num_blocks(),
                                                 .window = cache_->groups()[g].spec.window,
-                                                .bytes_per_block = cache_->BytesPerBlock(static_cast<int32_t>(g))});
+                                                .bytes_per_block = cache_->BytesPerBlock(static_cast<int32_t>(g)),
+                                                .num_host_blocks = memory_plan_.kv_host_blocks});
   }
   slots_.resize(options.max_num_seqs);
 }
@@ -305,6 +329,8 @@ absl::StatusOr<Engine::Ticket> MoeEngine::Submit(const StepPlan& plan) {
   MOED_CHECK(!in_flight_, "step {} was not collected", in_flight_->plan.step);
   MOED_RETURN_IF_ERROR(CheckPlan(plan, info_));
   absl::Status status = Start(plan);
+  // After the kernels, which they run beside: the device has work already.
+  if (status.ok()) StartTransfers(plan);
   in_flight_.emplace(StepInFlight{plan, std::move(status)});
   return next_ticket_++;
 }
@@ -315,7 +341,7 @@ absl::Status MoeEngine::Start(const StepPlan& plan) {
   for (const BlockCopy& copy : plan.block_copies) {
     cache_->CopyBlock(copy.group, copy.source, copy.destination, stream_.get());
   }
-  if (plan.empty()) return outputs_.Fetch(ctx_, DecoderOutput(), SampledRows());
+  if (plan.token_ids.empty()) return outputs_.Fetch(ctx_, DecoderOutput(), SampledRows());
   const bool samples_on_device = ctx_.device.type == DeviceType::kCuda && CanSampleOnDevice(plan);
   // A graph has no place for an observer.
   const bool may_record = graphs_ && observer_ == nullptr;
@@ -332,6 +358,21 @@ absl::Status MoeEngine::Start(const StepPlan& plan) {
   SampledRows sampled;
   if (samples_on_device) sampled = SampleOnDevice(ctx_, output.logits, batch.sampling);
   return outputs_.Fetch(ctx_, output, sampled);
+}
+
+// All of the step before is done, since it was collected.
+void MoeEngine::StartTransfers(const StepPlan& plan) {
+  if (!host_tier_) return;
+  for (const BlockTransfer& transfer : plan.transfers) {
+    host_tier_->Add(transfer.group, transfer.block, transfer.host_block, transfer.to_host);
+  }
+  host_tier_->Start();
+}
+
+absl::Status MoeEngine::Wait() {
+  absl::Status status = outputs_.Wait(ctx_);
+  if (host_tier_) status.Update(host_tier_->Wait());
+  return status;
 }
 
 absl::StatusOr<StepGraphs::Step> MoeEngine::Record(const StepBatch& batch, PagedKvCache* cache) {
@@ -356,7 +397,7 @@ const StepGraphs::Step* MoeEngine::GraphOf(const StepGraphKey& key, const StepBa
 absl::StatusOr<StepResult> MoeEngine::Collect(Ticket ticket) {
   MOED_CHECK(in_flight_ && ticket + 1 == next_ticket_, "ticket {} is not out", ticket);
   const StepInFlight step = *std::exchange(in_flight_, std::nullopt);
-  absl::Status status = outputs_.Wait(ctx_);  // even a step that failed may have work under way
+  absl::Status status = Wait();  // even a step that failed may have work under way
   StepResult result;
   if (step.status.ok() && status.ok()) {
     result.step = step.plan.step;

@@ -17,6 +17,7 @@
 #include "engine/step_graphs.h"
 #include "engine/step_inputs.h"
 #include "engine/step_outputs.h"
+#include "kv_cache/kv_host_tier.h"
 #include "kv_cache/paged_kv_cache.h"
 #include "model/decoder.h"
 #include "model/weight_policy.h"
@@ -48,6 +49,9 @@ struct MoeEngineOptions {
   // Memory for the KV cache; 0: on the CPU room for max_num_seqs whole contexts, but at most a quarter of the memory
   // that is free once the weights are there; on a GPU what gpu_memory_utilization leaves. (--kv-cache-memory, bytes)
   uint64_t kv_cache_bytes = 0;
+  // Of a GPU: memory of the host, pinned, for keys and values that are not in use and would else be forgotten when
+  // their blocks are given out again; 0: none. (--kv-host-memory, bytes)
+  uint64_t kv_host_bytes = 0;
   // The part of a GPU's memory that may be in use when the model is loaded, all programs together. The rest is for what
   // the driver takes and for steps that are larger than foreseen. (--gpu-memory-utilization)
   double gpu_memory_utilization = 0.9;
@@ -82,6 +86,8 @@ struct MemoryPlan {
   uint64_t graphs = 0;     // of a GPU: of all CUDA graphs that may be kept
   uint64_t kv_bytes_per_token = 0;
   int32_t kv_blocks = 0;
+  uint64_t kv_host = 0;  // of the host
+  int32_t kv_host_blocks = 0;
 };
 
 // On the CPU a step is computed inside Submit, on a GPU it is enqueued there with its sampling; Collect waits for it,
@@ -123,9 +129,13 @@ class MoeEngine final : public Engine {
   absl::Status ReserveGraphs(const MoeEngineOptions& options);
   absl::StatusOr<int64_t> NumKvBlocks(const MoeEngineOptions& options, uint64_t block_bytes) const;
   absl::Status CreateCache(const MoeEngineOptions& options);
+  absl::Status CreateHostTier(const MoeEngineOptions& options, uint64_t block_bytes);
   void FillInfo(const MoeEngineOptions& options);
 
   absl::Status Start(const StepPlan& plan);
+  void StartTransfers(const StepPlan& plan);
+  // For all that a step has started.
+  absl::Status Wait();
   absl::StatusOr<StepGraphs::Step> Record(const StepBatch& batch, PagedKvCache* cache);
   // The graph for a step, recorded now if it is new; null where that fails, which it will not be tried again after.
   const StepGraphs::Step* GraphOf(const StepGraphKey& key, const StepBatch& batch);
@@ -141,6 +151,7 @@ class MoeEngine final : public Engine {
   ExecContext ctx_;
   std::optional<TransformerDecoder> decoder_;
   std::optional<PagedKvCache> cache_;
+  std::optional<KvHostTier> host_tier_;
   std::optional<StepGraphs> graphs_;
   StepInputs inputs_;
   StepOutputs outputs_;

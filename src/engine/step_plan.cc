@@ -10,7 +10,7 @@ namespace {
 
 // Changes with every change of the fields below.
 constexpr std::string_view kMagic = "moedplan";
-constexpr uint64_t kVersion = 1;
+constexpr uint64_t kVersion = 2;
 
 // ------------------------------------------------------------------------------------------ the fields, each named
 // once
@@ -47,10 +47,15 @@ void Visit(T& copy, Archive& archive) {
   archive(copy.group, copy.source, copy.destination);
 }
 
+template <typename Archive, Like<BlockTransfer> T>
+void Visit(T& transfer, Archive& archive) {
+  archive(transfer.group, transfer.block, transfer.host_block, transfer.to_host);
+}
+
 template <typename Archive, Like<StepPlan> T>
 void Visit(T& plan, Archive& archive) {
   archive(plan.step, plan.token_ids, plan.positions, plan.query_starts, plan.slots, plan.block_tables);
-  archive(plan.logits_rows, plan.slot_inits, plan.block_copies);
+  archive(plan.logits_rows, plan.slot_inits, plan.block_copies, plan.transfers);
 }
 
 // ------------------------------------------------------------------------------------------------------- the encoding

@@ -59,6 +59,18 @@ struct BlockCopy {
   bool operator==(const BlockCopy&) const = default;
 };
 
+// Between a block of the group and one of its host tier. Done beside the step: after all that was done before it, and
+// before anything of the next one. The step, its block_copies included, does not write the device's block, nor read one
+// that is filled.
+struct BlockTransfer {
+  int32_t group = 0;
+  int32_t block = 0;
+  int32_t host_block = 0;
+  bool to_host = false;
+
+  bool operator==(const BlockTransfer&) const = default;
+};
+
 // A ragged batch: sequence s owns tokens [query_starts[s], query_starts[s + 1]), at consecutive positions.
 struct StepPlan {
   uint64_t step = 0;
@@ -70,10 +82,12 @@ struct StepPlan {
   std::vector<LogitsRow> logits_rows;     // in the order of their tokens
   std::vector<SlotInit> slot_inits;
   std::vector<BlockCopy> block_copies;
+  std::vector<BlockTransfer> transfers;
 
   int32_t num_tokens() const { return static_cast<int32_t>(token_ids.size()); }
   int32_t num_sequences() const { return static_cast<int32_t>(slots.size()); }
-  bool empty() const { return token_ids.empty(); }
+  // Nothing to do. A plan without tokens may have transfers still.
+  bool empty() const { return token_ids.empty() && transfers.empty(); }
 
   bool operator==(const StepPlan&) const = default;
 };

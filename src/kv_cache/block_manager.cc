@@ -16,10 +16,14 @@ constexpr int32_t kMinNodeLimit = 1 << 18;
 }  // namespace
 
 BlockManager::BlockManager(const BlockManagerOptions& options)
-    : options_(options), index_(options.block_size, options.prefix_hash_mask), blocks_(options.num_blocks) {
-  MOED_CHECK(options.num_blocks > 0 && options.block_size > 0 && options.window >= 0);
+    : options_(options),
+      index_(options.block_size, options.prefix_hash_mask),
+      blocks_(options.num_blocks),
+      host_blocks_(options.enable_prefix_caching ? options.num_host_blocks : 0) {
+  MOED_CHECK(options.num_blocks > 0 && options.block_size > 0 && options.window >= 0 && options.num_host_blocks >= 0);
   blank_.reserve(options.num_blocks);
   for (int32_t id = options.num_blocks - 1; id >= 0; --id) blank_.push_back(id);
+  for (int32_t id = static_cast<int32_t>(host_blocks_.size()) - 1; id >= 0; --id) host_blank_.push_back(id);
 }
 
 // ------------------------------------------------------------------------------------------------------ single blocks
@@ -78,6 +82,7 @@ void BlockManager::Forget(int32_t block) {
   UnlinkCached(block);
   index_.DetachBlock(b.node);
   b.node = PrefixIndex::kNoNode;
+  b.is_being_offloaded = false;
   blank_.push_back(block);
 }
 
@@ -138,17 +143,28 @@ void BlockManager::Publish(std::span<const int32_t> tokens, int32_t num_computed
     table->tail = node;
     const int32_t mine = table->ids[i];
     if (mine == kNoBlock) continue;
-    const int32_t cached = index_.block(node);
-    if (cached == mine) continue;
-    if (cached != kNoBlock) {
-      if (blocks_[cached].refs > 0) continue;  // somebody computed the same: his is the one to be found
-      Forget(cached);                          // a copy that is in use lives longer
-    }
-    index_.AttachBlock(node, mine);
-    blocks_[mine].node = node;
+    MakeFindable(mine, node);
   }
-  const int32_t limit = std::max(4 * options_.num_blocks, kMinNodeLimit);
-  while (index_.num_nodes() > limit && num_cached_ > 0) Forget(oldest_);
+  TrimIndex();
+}
+
+void BlockManager::MakeFindable(int32_t block, PrefixIndex::Node node) {
+  const int32_t cached = index_.block(node);
+  if (cached == block) return;
+  if (cached != kNoBlock) {
+    if (blocks_[cached].refs > 0) return;  // somebody computed the same: his is the one to be found
+    Forget(cached);                        // a copy that is in use lives longer
+  }
+  index_.AttachBlock(node, block);
+  blocks_[block].node = node;
+}
+
+void BlockManager::TrimIndex() {
+  const int64_t num_blocks = int64_t{options_.num_blocks} + std::ssize(host_blocks_);
+  const int64_t limit = std::max<int64_t>(4 * num_blocks, kMinNodeLimit);
+  while (index_.num_nodes() > limit && (!host_cached_.empty() || num_cached_ > 0)) {
+    host_cached_.empty() ? Forget(oldest_) : ForgetHost(host_cached_.front());
+  }
 }
 
 void BlockManager::Lookup(const BlockTable& table, std::span<const int32_t> tokens, int64_t limit,
@@ -166,17 +182,20 @@ void BlockManager::Lookup(const BlockTable& table, std::span<const int32_t> toke
   }
 }
 
-int64_t BlockManager::LongestPrefix(const BlockTable& table, std::span<const PrefixIndex::Node> path,
-                                    int64_t limit) const {
+int64_t BlockManager::LongestPrefix(const BlockTable& table, std::span<const PrefixIndex::Node> path, int64_t limit,
+                                    bool from_host) const {
   const int64_t size = options_.block_size;
   const int64_t held = table.ids.size();
   const int64_t end = std::min<int64_t>(table.num_indexed + static_cast<int64_t>(path.size()), limit / size);
+  const auto is_somewhere = [&](PrefixIndex::Node node) {
+    return index_.block(node) != kNoBlock || (from_host && index_.host_block(node) != kNoBlock);
+  };
   int64_t best = held;
   // Blocks [present, i] are all there, the table's own or cached.
   int64_t present = table.num_behind;
   for (int64_t i = table.num_behind; i < end; ++i) {
     const bool own = i < held && table.ids[i] != kNoBlock;
-    if (!own && (i < held || index_.block(path[i - table.num_indexed]) == kNoBlock)) {
+    if (!own && (i < held || !is_somewhere(path[i - table.num_indexed]))) {
       if (options_.window == 0) break;
       present = i + 1;
     } else if (i >= held && present <= FirstVisible((i + 1) * size)) {
@@ -186,15 +205,38 @@ int64_t BlockManager::LongestPrefix(const BlockTable& table, std::span<const Pre
   return best * size;
 }
 
-void BlockManager::Adopt(std::span<const PrefixIndex::Node> path, int64_t num_positions, BlockTable* table) {
+bool BlockManager::IsComing(const BlockTable& table, std::span<const int32_t> tokens) const {
+  const int64_t size = options_.block_size;
+  const int64_t begin = table.num_indexed * size;
+  if (host_being_read_.empty() || begin + size > std::ssize(tokens)) return false;
+  const PrefixIndex::Node node = index_.Find(table.tail, tokens.subspan(begin, size));
+  if (node == PrefixIndex::kNoNode || index_.block(node) != kNoBlock) return false;
+  const int32_t there = index_.host_block(node);
+  return there != kNoBlock && host_blocks_[there].readers > 0;
+}
+
+void BlockManager::Adopt(std::span<const PrefixIndex::Node> path, int64_t num_positions, BlockTable* table,
+                         std::vector<HostMove>* moves) {
   const int64_t num_blocks = num_positions / options_.block_size;
   const int64_t first = FirstVisible(num_positions);
   const int64_t held = table->ids.size();
   if (num_blocks <= held) return;
   for (int64_t i = held; i < num_blocks; ++i) {
     const int32_t block = i < first ? kNoBlock : index_.block(path[i - table->num_indexed]);
-    if (i >= first) Ref(block);
+    if (block != kNoBlock) Ref(block);
     table->ids.push_back(block);
+  }
+  // After what is here was taken, so that making room does not push it out; from the tail, which then is the older one
+  // on the host, too.
+  for (int64_t i = num_blocks - 1; i >= std::max(first, held); --i) {
+    if (table->ids[i] != kNoBlock) continue;
+    const PrefixIndex::Node node = path[i - table->num_indexed];
+    const HostMove move{.node = node, .block = Allocate(), .host_block = index_.host_block(node), .to_host = false};
+    MOED_CHECK(moves != nullptr && move.host_block != kNoBlock, "block {} of the path is nowhere", i);
+    index_.Ref(node);
+    BeginReading(move.host_block);
+    moves->push_back(move);
+    table->ids[i] = move.block;
   }
   if (table->num_behind == held) table->num_behind = std::min(first, num_blocks);
   if (table->num_indexed < held) return;  // Publish() comes along this path once the table's own blocks are computed
@@ -203,6 +245,83 @@ void BlockManager::Adopt(std::span<const PrefixIndex::Node> path, int64_t num_po
   index_.Unref(table->tail);
   table->tail = tail;
   table->num_indexed = num_blocks;
+}
+
+// ---------------------------------------------------------------------------------------------------------- host tier
+
+void BlockManager::ChooseOffloads(int32_t num_next_blocks, int32_t max_moves, std::vector<HostMove>* moves) {
+  // More than the host holds would push each other out, step by step.
+  const int64_t num_cached = std::min<int64_t>(int64_t{num_next_blocks} - std::ssize(blank_), std::ssize(host_blocks_));
+  std::vector<int32_t> chosen;
+  int32_t block = oldest_;
+  for (int64_t i = 0; i < num_cached && block != kNoBlock; ++i, block = blocks_[block].newer) {
+    const int32_t there = index_.host_block(blocks_[block].node);
+    if (there == kNoBlock) {
+      if (!blocks_[block].is_being_offloaded && std::ssize(chosen) < max_moves) chosen.push_back(block);
+    } else if (host_blocks_[there].readers == 0) {
+      // Soon the only copy: the last to make room for the others.
+      host_cached_.splice(host_cached_.end(), host_cached_, host_blocks_[there].place);
+    }
+  }
+  for (const int32_t next : chosen) {
+    const int32_t host_block = AllocateHost();
+    if (host_block == kNoBlock) return;
+    Block& b = blocks_[next];
+    b.is_being_offloaded = true;
+    ++num_offloads_;
+    index_.Ref(b.node);
+    moves->push_back({.node = b.node, .block = next, .host_block = host_block, .to_host = true});
+  }
+}
+
+void BlockManager::EndMove(const HostMove& move, bool done) {
+  Block& block = blocks_[move.block];
+  if (!move.to_host) {
+    MOED_CHECK(block.refs > 0 && block.node == PrefixIndex::kNoNode, "block {} is being filled", move.block);
+    if (done) MakeFindable(move.block, move.node);
+    EndReading(move.host_block);
+  } else {
+    if (block.node == move.node) block.is_being_offloaded = false;
+    --num_offloads_;
+    if (done && index_.host_block(move.node) == kNoBlock) {
+      index_.AttachHostBlock(move.node, move.host_block);
+      HostBlock& there = host_blocks_[move.host_block];
+      there.node = move.node;
+      there.place = host_cached_.insert(host_cached_.end(), move.host_block);
+    } else {
+      host_blank_.push_back(move.host_block);
+    }
+  }
+  index_.Unref(move.node);
+}
+
+int32_t BlockManager::AllocateHost() {
+  if (host_blank_.empty()) {
+    if (host_cached_.empty()) return kNoBlock;
+    ForgetHost(host_cached_.front());
+  }
+  const int32_t host_block = host_blank_.back();
+  host_blank_.pop_back();
+  return host_block;
+}
+
+void BlockManager::ForgetHost(int32_t host_block) {
+  HostBlock& there = host_blocks_[host_block];
+  host_cached_.erase(there.place);
+  index_.DetachHostBlock(there.node);
+  there.node = PrefixIndex::kNoNode;
+  host_blank_.push_back(host_block);
+}
+
+void BlockManager::BeginReading(int32_t host_block) {
+  HostBlock& there = host_blocks_[host_block];
+  if (there.readers++ == 0) host_being_read_.splice(host_being_read_.end(), host_cached_, there.place);
+}
+
+void BlockManager::EndReading(int32_t host_block) {
+  HostBlock& there = host_blocks_[host_block];
+  MOED_CHECK(there.readers > 0);
+  if (--there.readers == 0) host_cached_.splice(host_cached_.end(), host_being_read_, there.place);
 }
 
 // ---------------------------------------------------------------------------------------------------------- for tests
@@ -228,6 +347,30 @@ void BlockManager::CheckInvariants() const {
     MOED_CHECK(b.node == PrefixIndex::kNoNode || index_.block(b.node) == static_cast<int32_t>(block), "block {}",
                block);
   }
+  CheckHostInvariants();
+}
+
+void BlockManager::CheckHostInvariants() const {
+  std::vector<bool> blank(host_blocks_.size(), false);
+  for (const int32_t host_block : host_blank_) {
+    MOED_CHECK(!blank[host_block] && host_blocks_[host_block].node == PrefixIndex::kNoNode, "host block {}",
+               host_block);
+    blank[host_block] = true;
+  }
+  int64_t num_cached = 0, num_read = 0;
+  for (size_t host_block = 0; host_block < host_blocks_.size(); ++host_block) {
+    const HostBlock& there = host_blocks_[host_block];
+    if (there.node == PrefixIndex::kNoNode) {
+      MOED_CHECK(there.readers == 0, "host block {} holds nothing and is read", host_block);
+      continue;
+    }
+    MOED_CHECK(index_.host_block(there.node) == static_cast<int32_t>(host_block), "host block {}", host_block);
+    MOED_CHECK(*there.place == static_cast<int32_t>(host_block), "host block {}", host_block);
+    ++(there.readers == 0 ? num_cached : num_read);
+  }
+  MOED_CHECK(num_cached == std::ssize(host_cached_) && num_read == std::ssize(host_being_read_));
+  const int64_t num_under_way = std::ssize(host_blocks_) - std::ssize(host_blank_) - num_cached - num_read;
+  MOED_CHECK(num_under_way == num_offloads_, "{} host blocks are nobody's", num_under_way - num_offloads_);
 }
 
 }  // namespace moed

@@ -68,19 +68,28 @@ int64_t PagedKvCache::BytesPerBlock(int32_t group) const {
   return g.spec.bytes_per_position() * block_size_ * static_cast<int64_t>(g.layers.size());
 }
 
-void PagedKvCache::CopyBlock(int32_t group, int32_t source, int32_t destination, CudaStream* stream) {
+std::vector<std::span<char>> PagedKvCache::Pieces(int32_t group, int32_t block) const {
+  MOED_CHECK(block >= 0 && block < num_blocks_);
+  std::vector<std::span<char>> pieces;
   for (int32_t layer : groups_[group].layers) {
     const LayerCache& cache = layers_[layer];
     for (const TensorView* pages : {&cache.k_pages, &cache.k_scales, &cache.v_pages, &cache.v_scales}) {
       const bool in_keys = pages == &cache.v_pages || pages == &cache.v_scales;
       if (pages->empty() || (groups_[group].spec.v_in_k && in_keys)) continue;
       const size_t bytes = pages->num_bytes() / num_blocks_;
-      char* base = pages->As<char>();
-      if (stream != nullptr) {
-        stream->Copy(base + destination * bytes, base + source * bytes, bytes);
-      } else {
-        std::memcpy(base + destination * bytes, base + source * bytes, bytes);
-      }
+      pieces.emplace_back(pages->As<char>() + block * bytes, bytes);
+    }
+  }
+  return pieces;
+}
+
+void PagedKvCache::CopyBlock(int32_t group, int32_t source, int32_t destination, CudaStream* stream) const {
+  const std::vector<std::span<char>> from = Pieces(group, source), to = Pieces(group, destination);
+  for (size_t i = 0; i < from.size(); ++i) {
+    if (stream != nullptr) {
+      stream->Copy(to[i].data(), from[i].data(), from[i].size());
+    } else {
+      std::memcpy(to[i].data(), from[i].data(), from[i].size());
     }
   }
 }

@@ -40,8 +40,11 @@ class PagedKvCache {
   // Bytes of one block over all layers of `group`.
   int64_t BytesPerBlock(int32_t group) const;
 
+  // Where the block lies: a piece for each array of each layer of the group, BytesPerBlock together.
+  std::vector<std::span<char>> Pieces(int32_t group, int32_t block) const;
+
   // Copies block `source` over block `destination` in all layers of the group; on a GPU in `stream`.
-  void CopyBlock(int32_t group, int32_t source, int32_t destination, CudaStream* stream = nullptr);
+  void CopyBlock(int32_t group, int32_t source, int32_t destination, CudaStream* stream = nullptr) const;
 
  private:
   PagedKvCache() = default;

@@ -52,7 +52,7 @@ void PrefixIndex::Unref(Node node) {
     Entry& entry = nodes_[node];
     MOED_CHECK(entry.refs > 0, "prefix node {} is not referred to", node);
     if (--entry.refs > 0) return;
-    MOED_CHECK(entry.block == kNoBlock);
+    MOED_CHECK(entry.block == kNoBlock && entry.host_block == kNoBlock);
     const Node parent = entry.parent;
     if (entry.salt != nullptr) {
       roots_.erase(roots_.find(*entry.salt));
@@ -76,6 +76,18 @@ void PrefixIndex::AttachBlock(Node node, int32_t block) {
 void PrefixIndex::DetachBlock(Node node) {
   MOED_CHECK(nodes_[node].block != kNoBlock);
   nodes_[node].block = kNoBlock;
+  Unref(node);
+}
+
+void PrefixIndex::AttachHostBlock(Node node, int32_t block) {
+  MOED_CHECK(nodes_[node].host_block == kNoBlock && nodes_[node].salt == nullptr);
+  nodes_[node].host_block = block;
+  Ref(node);
+}
+
+void PrefixIndex::DetachHostBlock(Node node) {
+  MOED_CHECK(nodes_[node].host_block != kNoBlock);
+  nodes_[node].host_block = kNoBlock;
   Unref(node);
 }
 

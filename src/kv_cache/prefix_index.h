@@ -20,8 +20,8 @@ namespace moed {
 //
 // The salt at the root parts those who must not share: tenants (later also adapter versions).
 //
-// A node lives while somebody refers to it: a cached block, a child, or a running sequence whose tail it is. Lookups
-// cost O(tokens of one block). Not thread-safe.
+// A node lives while somebody refers to it: a cached block here or in the host tier, a child, or a running sequence
+// whose tail it is. Lookups cost O(tokens of one block). Not thread-safe.
 class PrefixIndex {
  public:
   using Node = int32_t;
@@ -51,6 +51,11 @@ class PrefixIndex {
   void AttachBlock(Node node, int32_t block);
   void DetachBlock(Node node);
 
+  // The same of a block of the host tier; a node may have both.
+  int32_t host_block(Node node) const { return nodes_[node].host_block; }
+  void AttachHostBlock(Node node, int32_t block);
+  void DetachHostBlock(Node node);
+
   int32_t num_nodes() const { return num_nodes_; }
 
  private:
@@ -58,6 +63,7 @@ class PrefixIndex {
     Node parent = kNoNode;
     int32_t refs = 0;
     int32_t block = kNoBlock;
+    int32_t host_block = kNoBlock;
     uint64_t hash = 0;
     const std::string* salt = nullptr;  // of a root: its key in roots_
   };

@@ -6,6 +6,19 @@
 #include "scheduler/scheduler_impl.h"
 
 namespace moed {
+namespace {
+
+std::vector<BlockTransfer> TransfersOf(const HostMoves& moves) {
+  std::vector<BlockTransfer> transfers;
+  for (size_t g = 0; g < moves.size(); ++g) {
+    for (const HostMove& move : moves[g]) {
+      transfers.push_back({static_cast<int32_t>(g), move.block, move.host_block, move.to_host});
+    }
+  }
+  return transfers;
+}
+
+}  // namespace
 
 StepPlan Scheduler::Impl::Schedule(absl::Time now) {
   MOED_CHECK(std::ssize(in_flight_) < max_steps_in_flight_, "{} plans are out; apply the oldest first",
@@ -16,14 +29,16 @@ StepPlan Scheduler::Impl::Schedule(absl::Time now) {
   PlannedStep step;
   plan.step = step.step = next_step_;
   plan.block_tables.resize(cache_.num_groups());
-  budget_ = options_.max_num_batched_tokens;
+  budget_ = restore_budget_ = options_.max_num_batched_tokens;
   short_of_room_ = false;
   PlanRunning(&plan, &step);
   if (!short_of_room_) AdmitWaiting(&plan, &step);
-  if (plan.empty()) {
+  if (step.chunks.empty()) {
     MOED_CHECK(!in_flight_.empty() || !HasWork(), "there is work, but nothing could be planned");
     return StepPlan{};
   }
+  OffloadAhead(&step);
+  plan.transfers = TransfersOf(step.moves);
   ++next_step_;
   step.num_rows = static_cast<int32_t>(plan.logits_rows.size());
   in_flight_.push_back(std::move(step));
@@ -43,6 +58,7 @@ void Scheduler::Impl::PlanRunning(StepPlan* plan, PlannedStep* step) {
     if (sequence->state != SequenceState::kRunning || sequence->paused) continue;
     const bool decodes = sequence->num_to_plan() == 1;
     if (!decodes) CountCached(TakeFromPrefixCache(sequence), sequence);
+    if (!decodes && RestoreFromHost(sequence, step)) continue;
     const int32_t wanted = decodes ? 1 : std::min({sequence->num_to_plan(), max_chunk_, prefill_budget});
     if (wanted <= 0) continue;
     const int32_t num_tokens = MakeRoom(wanted, sequence);
@@ -94,8 +110,36 @@ void Scheduler::Impl::CountCached(int32_t num_tokens, TrackedSequence* sequence)
   num_cached_tokens_ += num_tokens;
 }
 
-// ------------------------------------------------------------------------------------------------------- those who
-// wait
+// ---------------------------------------------------------------------------------------------------- the host tier
+
+bool Scheduler::Impl::RestoreFromHost(TrackedSequence* sequence, PlannedStep* step) {
+  const std::vector<int32_t>& tokens = sequence->tokens;
+  const int32_t before = sequence->num_planned;
+  // At least the last token is computed.
+  const int32_t limit = std::min(static_cast<int32_t>(tokens.size()) - 1, before + options_.max_num_batched_tokens);
+  if (cache_.FindOnHost(tokens, before, limit, sequence->blocks) == before) return false;
+  // It is worth a step's wait for what comes anyway, and for a turn of one's own.
+  if (cache_.IsComing(tokens, sequence->blocks) || restore_budget_ < options_.max_num_batched_tokens / 2) return true;
+  const int32_t end =
+      cache_.Restore(tokens, before, std::min(limit, before + restore_budget_), &sequence->blocks, &step->moves);
+  if (end == before) return false;
+  restore_budget_ -= end - before;
+  CountCached(end - before, sequence);
+  num_restored_tokens_ += end - before;
+  step->chunks.push_back({sequence, end, kNoRow});
+  sequence->num_planned = end;
+  ++sequence->steps_in_flight;
+  return true;
+}
+
+void Scheduler::Impl::OffloadAhead(PlannedStep* step) {
+  // This step's copies are there when it is through. Till then the steps that may be planned beside it, and the first
+  // after it, take what they need: as many positions as they compute, and as many again as they fetch from the host.
+  cache_.ChooseOffloads(2 * options_.max_num_batched_tokens, options_.max_num_seqs, max_steps_in_flight_ + 1,
+                        &step->moves);
+}
+
+// ------------------------------------------------------------------------------------------------------ those who wait
 
 void Scheduler::Impl::AdmitWaiting(StepPlan* plan, PlannedStep* step) {
   while (budget_ > 0) {
@@ -105,6 +149,7 @@ void Scheduler::Impl::AdmitWaiting(StepPlan* plan, PlannedStep* step) {
     // Those who have ended but are not through yet hold a slot, though they no longer run.
     const bool has_place = std::ssize(running_) < options_.max_num_seqs && !free_slots_.empty();
     if (has_place && TryStart(sequence)) {
+      if (RestoreFromHost(sequence, step)) continue;
       const int32_t wanted = std::min({sequence->num_to_plan(), max_chunk_, budget_});
       const int32_t num_tokens = MakeRoom(wanted, sequence);
       MOED_CHECK(num_tokens > 0, "sequence {} was admitted without room", front->id);

@@ -18,6 +18,7 @@ std::vector<BlockManagerOptions> CacheOptions(const SchedulerOptions& options, c
     group.block_size = info.block_size;
     group.window = info.window;
     group.enable_prefix_caching = options.enable_prefix_caching;
+    group.num_host_blocks = info.num_host_blocks;
   }
   return groups;
 }
@@ -54,7 +55,7 @@ absl::Status CheckOptions(const SchedulerOptions& options, const EngineInfo& eng
   return absl::OkStatus();
 }
 
-absl::Status CheckEngine(const EngineInfo& engine) {
+absl::Status CheckEngine(const SchedulerOptions& options, const EngineInfo& engine) {
   if (engine.vocab_size < 1 || engine.max_context < 2 || engine.max_steps_in_flight < 1 ||
       engine.cache_groups.empty()) {
     return InvalidArgument(
@@ -64,10 +65,17 @@ absl::Status CheckEngine(const EngineInfo& engine) {
   }
   for (size_t g = 0; g < engine.cache_groups.size(); ++g) {
     const CacheGroupInfo& group = engine.cache_groups[g];
-    if (group.block_size < 1 || group.num_blocks < 1 || group.window < 0) {
+    if (group.block_size < 1 || group.num_blocks < 1 || group.window < 0 || group.num_host_blocks < 0) {
       return InvalidArgument(
-          "cache group {} has block_size {}, num_blocks {} and window {}; they must be at least 1, 1 and 0", g,
-          group.block_size, group.num_blocks, group.window);
+          "cache group {} has block_size {}, num_blocks {}, window {} and num_host_blocks {}; they must be at least 1, "
+          "1, 0 and 0",
+          g, group.block_size, group.num_blocks, group.window, group.num_host_blocks);
+    }
+    if (group.num_host_blocks > 0 && !options.enable_prefix_caching) {
+      return InvalidArgument(
+          "enable_prefix_caching is off; it must be on for an engine with a host tier (kv_host_memory), which keeps "
+          "what "
+          "the prefix cache holds");
     }
   }
   return absl::OkStatus();
@@ -94,7 +102,7 @@ absl::StatusOr<std::unique_ptr<Scheduler>> Scheduler::Create(const SchedulerOpti
                                                              std::unique_ptr<Policy> policy) {
   MOED_CHECK(policy != nullptr);
   MOED_RETURN_IF_ERROR(CheckOptions(options, engine));
-  MOED_RETURN_IF_ERROR(CheckEngine(engine));
+  MOED_RETURN_IF_ERROR(CheckEngine(options, engine));
   auto impl = std::make_unique<Impl>(options, engine, std::move(policy));
   if (impl->max_positions() < 2) {
     return InvalidArgument("the cache holds {} position; a prompt and its next token need at least 2",
@@ -203,9 +211,11 @@ SchedulerStats Scheduler::Impl::stats() const {
   stats.free_blocks = group.num_free();
   stats.cached_blocks = group.num_cached();
   stats.total_blocks = group.options().num_blocks;
+  stats.host_blocks = group.num_on_host();
   stats.preemptions = num_preemptions_;
   stats.prompt_tokens = num_prompt_tokens_;
   stats.cached_tokens = num_cached_tokens_;
+  stats.restored_tokens = num_restored_tokens_;
   stats.generated_tokens = num_generated_tokens_;
   return stats;
 }
@@ -300,12 +310,14 @@ void Scheduler::Impl::Apply(const StepResult& result, absl::Time now) {
              step.step);
   MOED_CHECK(std::ssize(result.rows) == step.num_rows, "step {} has {} rows instead of {}", step.step,
              result.rows.size(), step.num_rows);
+  cache_.EndMoves(step.moves, /*done=*/true);
   for (const PlannedChunk& chunk : step.chunks) ApplyChunk(chunk, result);
 }
 
 void Scheduler::Impl::ApplyFailure(const absl::Status& error, absl::Time now) {
   AdvanceTime(now);
   const PlannedStep step = TakeOldestStep();
+  cache_.EndMoves(step.moves, /*done=*/false);
   for (const PlannedChunk& chunk : step.chunks) {
     TrackedSequence* sequence = chunk.sequence;
     if (sequence->state == SequenceState::kFinished) {

@@ -51,9 +51,13 @@ struct SchedulerStats {
   int32_t free_blocks = 0;    // cached ones included: what a new sequence could get
   int32_t cached_blocks = 0;  // free, but holding a prefix
   int32_t total_blocks = 0;
+  int32_t host_blocks = 0;  // of that group, on the host
   int64_t preemptions = 0;
   int64_t prompt_tokens = 0;  // admitted
   int64_t cached_tokens = 0;  // of these, from the prefix cache
+  // That sequences had no need to compute because of the host tier, those that come back after they were preempted
+  // included.
+  int64_t restored_tokens = 0;
   int64_t generated_tokens = 0;
 };
 
@@ -70,6 +74,11 @@ struct SchedulerStats {
 // step that fails then spoils nobody else's prefix. Two sequences with the same prompt that start in one step both
 // compute it; one that starts later, or is still at its prompt later, takes over what the other has computed meanwhile.
 // Waiting for each other would save a step's work at most, and cost a step's time always.
+//
+// Where the engine has a host tier, cached blocks go there before they are given out again, and come back for the
+// prompts and preempted sequences that begin alike. Both are done beside a step, in amounts that take less time than a
+// step full of prompts: at most max_num_batched_tokens positions are fetched in one, and the sequences that they are
+// for have no tokens in it.
 //
 // Not thread-safe: the serving loop's thread owns it.
 class Scheduler {

@@ -74,6 +74,7 @@ class Scheduler::Impl {
     uint64_t step = 0;
     int32_t num_rows = 0;
     std::vector<PlannedChunk> chunks;
+    HostMoves moves;
   };
   static constexpr int32_t kNoRow = -1;
 
@@ -108,6 +109,11 @@ class Scheduler::Impl {
   // Moves a sequence whose next position begins a block past what the prefix cache has of it. Returns how far.
   int32_t TakeFromPrefixCache(TrackedSequence* sequence);
   void CountCached(int32_t num_tokens, TrackedSequence* sequence);
+  // Where the host holds what comes next of a sequence at its prompt: lets the step fetch some of it, as many positions
+  // as a step computes for all together, or lets the sequence wait for its turn. Returns whether it gets no tokens.
+  bool RestoreFromHost(TrackedSequence* sequence, PlannedStep* step);
+  // The step copies to the host what the next steps may push out.
+  void OffloadAhead(PlannedStep* step);
   // Appends the next `num_tokens` of the sequence, for which there is room, to the plan.
   void AppendChunk(int32_t num_tokens, TrackedSequence* sequence, StepPlan* plan, PlannedStep* step);
   SlotInit MakeSlotInit(const TrackedSequence& sequence) const;
@@ -137,6 +143,7 @@ class Scheduler::Impl {
 
   // The step that is being planned.
   int32_t budget_ = 0;          // tokens that may still be added
+  int32_t restore_budget_ = 0;  // positions that may still be fetched from the host
   bool short_of_room_ = false;  // somebody who runs could not go on
   std::vector<TrackedSequence*> turn_;
   // Who could not start for want of blocks, and how many had been released ever: no need to try again before.
@@ -146,6 +153,7 @@ class Scheduler::Impl {
   int64_t num_preemptions_ = 0;
   int64_t num_prompt_tokens_ = 0;
   int64_t num_cached_tokens_ = 0;
+  int64_t num_restored_tokens_ = 0;
   int64_t num_generated_tokens_ = 0;
 };
 

@@ -1,6 +1,9 @@
 // The CUDA runtime's part in builds with CUDA. All calls of the runtime but the kernels' launches are here.
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <vector>
+
 #include "base/text.h"
 #include "tensor/cuda_devices.h"
 #include "tensor/cuda_graph.h"
@@ -151,6 +154,33 @@ void CudaStream::Copy(void* to, const void* from, size_t bytes) {
   if (!is_open() || bytes == 0) return;
   const cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, static_cast<cudaStream_t>(handle_));
   if (error != cudaSuccess) Fail(Failed(fmt::format("copy of {}", HumanBytes(bytes)), error));
+}
+
+void CudaStream::CopyAll(std::span<const CopyPiece> pieces) {
+#if CUDART_VERSION >= 13000
+  // Drivers are reported to fail with some ten thousands at once.
+  constexpr size_t kMostAtOnce = 2048;
+  cudaMemcpyAttributes attributes = {};
+  attributes.srcAccessOrder = cudaMemcpySrcAccessOrderStream;
+  attributes.flags = cudaMemcpyFlagPreferOverlapWithCompute;
+  std::vector<void*> to;
+  std::vector<const void*> from;
+  std::vector<size_t> sizes;
+  for (; is_open() && !pieces.empty(); pieces = pieces.subspan(to.size())) {
+    to.clear(), from.clear(), sizes.clear();
+    for (const CopyPiece& piece : pieces.first(std::min(pieces.size(), kMostAtOnce))) {
+      to.push_back(piece.to);
+      from.push_back(piece.from);
+      sizes.push_back(piece.bytes);
+    }
+    size_t first = 0;  // of those that the attributes hold for
+    const cudaError_t error = cudaMemcpyBatchAsync(to.data(), from.data(), sizes.data(), to.size(), &attributes, &first,
+                                                   1, static_cast<cudaStream_t>(handle_));
+    if (error != cudaSuccess) Fail(Failed(fmt::format("{} copies", to.size()), error));
+  }
+#else
+  for (const CopyPiece& piece : pieces) Copy(piece.to, piece.from, piece.bytes);
+#endif
 }
 
 absl::Status CudaStream::Synchronize() {

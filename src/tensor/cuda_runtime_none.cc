@@ -28,6 +28,7 @@ absl::StatusOr<CudaMemory> CudaMemoryOf(Device /*device*/) { return WithoutCuda(
 absl::StatusOr<std::unique_ptr<CudaStream>> CudaStream::Create(Device /*device*/) { return WithoutCuda(); }
 CudaStream::~CudaStream() = default;
 void CudaStream::Copy(void* /*to*/, const void* /*from*/, size_t /*bytes*/) { Unreachable(); }
+void CudaStream::CopyAll(std::span<const CopyPiece> /*pieces*/) { Unreachable(); }
 absl::Status CudaStream::Synchronize() { return WithoutCuda(); }
 void CudaStream::MakeCurrent() const {}
 

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <span>
 
 #include "base/status.h"
 #include "tensor/tensor_view.h"
@@ -40,6 +41,15 @@ class CudaStream {
   // Copies bytes between any two places on host and device. Host memory must be pinned (Buffer::AllocatePinned), and
   // neither be written nor, as the destination, be read before the stream has come past the copy.
   void Copy(void* to, const void* from, size_t bytes);
+
+  // Many of these at once, in any order, none of which depends on another. They should leave the device's processors to
+  // what runs there meanwhile.
+  struct CopyPiece {
+    void* to;
+    const void* from;
+    size_t bytes;
+  };
+  void CopyAll(std::span<const CopyPiece> pieces);
 
   // Waits until all is done. The error of what closed the stream since the last call: RESOURCE_EXHAUSTED for memory,
   // INTERNAL for a fault on the device, after which every step will fail.

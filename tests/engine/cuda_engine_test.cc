@@ -339,6 +339,74 @@ TEST_F(CudaEngineTest, ResultsDoNotDependOnCompanyWhereThatIsAskedFor) {
   }
 }
 
+// One request by itself, with a prompt that is made from `seed`.
+test::Served ServeOne(Engine& engine, Scheduler& scheduler, SequenceId id, int32_t seed) {
+  Request request;
+  request.id = id;
+  for (int32_t t = 0; t < 37; ++t) request.prompt_ids.push_back((t * t * 7 + seed) % 203);
+  request.params.max_tokens = 3;
+  request.params.seed = 1;
+  request.params.ignore_eos = true;
+  request.params.logprobs = 0;
+  return test::ServeAll(engine, scheduler, {request}).at(id);
+}
+
+TEST_F(CudaEngineTest, WhatTheHostTierKeptGivesTheSameToTheBit) {
+  const testing::TempDir dir;
+  dir.Write("config.json", kSmallModel);
+  for (const auto& [dtype, kv_dtype] : {std::pair{DType::kF32, DType::kF32}, {DType::kBF16, DType::kI8}}) {
+    SCOPED_TRACE(DTypeName(kv_dtype));
+    MoeEngineOptions options = Options();
+    options.model_dir = dir.path();
+    options.load_format = LoadFormat::kDummy;
+    options.dtype = dtype;
+    options.kv_cache_dtype = kv_dtype;
+    options.batch_invariant = true;
+    options.max_num_batched_tokens = 16;
+    options.max_model_len = 0;
+    const auto sizing = Load(options);
+    ASSERT_NE(sizing, nullptr);
+    const uint64_t block_bytes = 16 * sizing->memory_plan().kv_bytes_per_token;
+    options.kv_cache_bytes = 4 * block_bytes;  // one prompt and a bit
+    options.kv_host_bytes = 20 * block_bytes + 1;
+    const auto engine = Load(options);
+    ASSERT_NE(engine, nullptr);
+    EXPECT_EQ(engine->memory_plan().kv_host, 20 * block_bytes);
+    EXPECT_EQ(engine->info().cache_groups[0].num_host_blocks, 20);
+    EXPECT_GE(simt::PinnedBytesInUse(), 20 * block_bytes);
+    auto scheduler =
+        Scheduler::Create({.max_num_seqs = 2, .max_num_batched_tokens = 16}, engine->info(), MakeFcfsPolicy());
+    ASSERT_TRUE(scheduler.ok()) << scheduler.status();
+    std::vector<test::Served> first;
+    for (int32_t seed = 0; seed < 4; ++seed) first.push_back(ServeOne(*engine, **scheduler, 1 + seed, seed));
+    EXPECT_EQ((*scheduler)->stats().restored_tokens, 0);
+    for (int32_t seed = 0; seed < 4; ++seed) {
+      const test::Served again = ServeOne(*engine, **scheduler, 11 + seed, seed);
+      EXPECT_EQ(again, first[seed]) << "prompt " << seed;
+      EXPECT_EQ(again.stats.cached_tokens, 32);
+    }
+    EXPECT_GE((*scheduler)->stats().restored_tokens, 3 * 32);
+  }
+}
+
+TEST_F(CudaEngineTest, AHostTierThatCannotBeIsTold) {
+  MoeEngineOptions options = Options();
+  options.kv_host_bytes = 1;
+  EXPECT_THAT(Message(LoadError(options)), HasSubstr("kv_host_memory is 1 B; one block of 16 positions takes"));
+  options.kv_host_bytes = uint64_t{1} << 50;
+  EXPECT_TRUE(absl::IsResourceExhausted(LoadError(options)));
+  options.kv_host_bytes = uint64_t{1} << 20;
+  options.device = Device{};
+  EXPECT_THAT(Message(LoadError(options)), HasSubstr("kv_host_memory is 1.0 MiB; it must be 0"));
+  options.device = kCuda;
+  const auto engine = Load(options);
+  ASSERT_NE(engine, nullptr);
+  const auto scheduler =
+      Scheduler::Create({.max_num_seqs = 2, .max_num_batched_tokens = 8, .enable_prefix_caching = false},
+                        engine->info(), MakeFcfsPolicy());
+  EXPECT_THAT(Message(scheduler.status()), HasSubstr("enable_prefix_caching is off"));
+}
+
 // Steps that have a graph: one token and one sampled row a sequence, in arrays of the graph's size.
 TEST(StepGraphsTest, KeysGoBySequencesAndContext) {
   const StepGraphs graphs(/*max_context=*/1000, /*vocab_size=*/100, /*block_size=*/16);
@@ -419,7 +487,9 @@ TEST_F(CudaEngineTest, WhereverMemoryEndsDuringTheLoadAllIsGivenBack) {
     absl::Status status;
     for (int64_t allocations = 0; allocations < 100; ++allocations) {
       *until_failure = allocations;
-      status = LoadError(Options());
+      MoeEngineOptions options = Options();
+      options.kv_host_bytes = uint64_t{1} << 20;
+      status = LoadError(options);
       if (status.ok()) break;
       EXPECT_TRUE(absl::IsResourceExhausted(status)) << "allocation " << allocations << ": " << status;
       EXPECT_EQ(simt::DeviceBytesInUse(), 0u);

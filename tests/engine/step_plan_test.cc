@@ -26,6 +26,8 @@ class PlanMaker {
     for (SlotInit& init : plan.slot_inits) init = {Int(), Params(), random_(), Ints(), Ints()};
     plan.block_copies.resize(Draw(0, 3));
     for (BlockCopy& copy : plan.block_copies) copy = {Int(), Int(), Int()};
+    plan.transfers.resize(Draw(0, 3));
+    for (BlockTransfer& transfer : plan.transfers) transfer = {Int(), Int(), Int(), Draw(0, 1) == 1};
     return plan;
   }
 
@@ -100,6 +102,7 @@ TEST(StepPlanTest, EveryFieldCounts) {
   EXPECT_TRUE(differs([](StepPlan& plan) { plan.logits_rows.resize(1); }));
   EXPECT_TRUE(differs([](StepPlan& plan) { plan.slot_inits.resize(1); }));
   EXPECT_TRUE(differs([](StepPlan& plan) { plan.block_copies.resize(1); }));
+  EXPECT_TRUE(differs([](StepPlan& plan) { plan.transfers.resize(1); }));
 }
 
 TEST(StepPlanTest, ADecodeStepIsSmall) {
@@ -162,7 +165,7 @@ TEST(StepPlanTest, DamagedBytesAreDataLossOrAnotherPlan) {
 
 TEST(StepPlanTest, ALengthIsNotBelievedBeforeTheBytesAreThere) {
   std::string bytes = SerializePlan(StepPlan{});
-  // The last field, block_copies, now claims 2^63 elements.
+  // The last field, transfers, now claims 2^63 elements.
   bytes.pop_back();
   bytes += "\xff\xff\xff\xff\xff\xff\xff\xff\x7f";
   EXPECT_EQ(ParsePlan(bytes).status().code(), absl::StatusCode::kDataLoss);
@@ -173,7 +176,7 @@ TEST(StepPlanTest, NamesAnotherVersion) {
   ++bytes[1 + std::string_view("moedplan").size()];
   const absl::Status status = ParsePlan(bytes).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
-  EXPECT_NE(Message(status).find("version 2"), std::string_view::npos) << status;
+  EXPECT_NE(Message(status).find("version 3"), std::string_view::npos) << status;
   EXPECT_EQ(ParsePlan("").status().code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(ParsePlan("GET / HTTP/1.1\r\n").status().code(), absl::StatusCode::kDataLoss);
 }

@@ -22,7 +22,8 @@ void StepPlan(std::string_view input) {
   info.max_context = 64;
   info.max_slots = 4;
   info.max_tokens_per_step = 32;
-  info.cache_groups = {{.block_size = 16, .num_blocks = 8}, {.block_size = 16, .num_blocks = 8, .window = 16}};
+  info.cache_groups = {{.block_size = 16, .num_blocks = 8},
+                       {.block_size = 16, .num_blocks = 8, .window = 16, .num_host_blocks = 4}};
   const absl::Status fits = CheckPlan(*plan, info);
   MOED_CHECK(fits.ok() || absl::IsInvalidArgument(fits), "{}", fits.ToString());
 }

@@ -328,7 +328,7 @@ def numbers(values):
 
 def plans():
     """In the words of src/engine/step_plan.cc."""
-    head = varint(8) + b"moedplan" + varint(1)
+    head = varint(8) + b"moedplan" + varint(2)
     tables = numbers([0, 1, 2]) + numbers([0, 1])
     rows = varint(2) + b"".join(zigzag(t) + zigzag(s) + b"\x01\x00" for t, s in ((2, 0), (3, 1)))
     params = (struct.pack("<f", 0.5) + zigzag(4) + struct.pack("<3f", 0.9, 0, 1.1) + struct.pack("<2f", 0, 0)
@@ -338,8 +338,8 @@ def plans():
     body = (varint(5) + numbers([1, 4, 5, -1]) + numbers([0, 1, 2, 9]) + numbers([0, 3, 4]) + numbers([0, 1])
             + varint(2) + tables + tables)
     write("step_plan", "two_sequences", head + body + rows + inits + varint(1)
-          + zigzag(0) + zigzag(1) + zigzag(2))
-    write("step_plan", "empty", head + varint(0) + bytes(8))
+          + zigzag(0) + zigzag(1) + zigzag(2) + varint(1) + zigzag(1) + zigzag(3) + zigzag(2) + b"\x01")
+    write("step_plan", "empty", head + varint(0) + bytes(9))
 
 
 # ---------------------------------------------------------------------------------------------------------- requests

@@ -173,13 +173,20 @@ class Cache {
   std::vector<test::TestTensor> queries_;  // [length, num_heads, k_head_dim] of each sequence
 };
 
+// Whether a CPU body multiplies the pages' integers as they are.
+inline bool MultipliesIntegers(const Shape& shape, Isa isa) {
+  const bool has_byte_dots = isa == Isa::kAvxVnni || isa >= Isa::kAvx512Vnni;
+  return has_byte_dots && shape.dtype == DType::kI8 && shape.key_layout == KeyLayout::kWords &&
+         shape.v_head_dim % 4 == 0;
+}
+
 // Scores carry the error of a sum of k_head_dim products (of magnitude 1 before the scale), which the exponential turns
 // into a relative error of each weight; the weighted sum of values of magnitude 1 (seldom above 5) adds its own.
-inline double Tolerance(const Shape& shape, int64_t context) {
+inline double Tolerance(const Shape& shape, int64_t context, bool multiplies_integers = false) {
   double score_error = test::SumTolerance(shape.k_head_dim) * std::sqrt(static_cast<double>(shape.k_head_dim));
   double weight_error = test::SumTolerance(context) + 8 * test::kFloatEpsilon;
-  if (shape.dtype == DType::kI8 && shape.key_layout == KeyLayout::kWords) {
-    // Where queries (up to 4) and weights are made integers of 16 bits, keys being below 4: halves of a step, which
+  if (multiplies_integers) {
+    // Queries (up to 4) and weights are made integers of 16 bits, keys being below 4: halves of a step, which
     // add up like chance.
     score_error += 4.0 / 65278 * 4;
     weight_error += 0.5 / 65535;

@@ -20,8 +20,9 @@ Tokens Count(int32_t count, int32_t from = 0) {
   return tokens;
 }
 
-BlockManagerOptions Options(int32_t num_blocks, int32_t block_size = 4, int32_t window = 0) {
-  return {.num_blocks = num_blocks, .block_size = block_size, .window = window};
+BlockManagerOptions Options(int32_t num_blocks, int32_t block_size = 4, int32_t window = 0,
+                            int32_t num_host_blocks = 0) {
+  return {.num_blocks = num_blocks, .block_size = block_size, .window = window, .num_host_blocks = num_host_blocks};
 }
 
 // Extends the table with what is cached of `tokens`, up to `limit` positions; returns how many it holds.
@@ -271,6 +272,160 @@ TEST(BlockManagerTest, MaxBlocksBoundsWhatAWindowHolds) {
   }
 }
 
+// ---------------------------------------------------------------------------------------------------------- host tier
+
+std::vector<HostMove> Offload(BlockManager* blocks, int32_t num_next, bool done = true) {
+  std::vector<HostMove> moves;
+  blocks->ChooseOffloads(num_next, 100, &moves);
+  for (const HostMove& move : moves) blocks->EndMove(move, done);
+  blocks->CheckInvariants();
+  return moves;
+}
+
+// Pushes out all that is cached on the device.
+void Evict(BlockManager* blocks) {
+  std::vector<int32_t> all;
+  while (blocks->num_free() > 0) all.push_back(blocks->Allocate());
+  for (const int32_t block : all) blocks->Unref(block);
+}
+
+// A table for `tokens`, as far as they are anywhere.
+BlockTable Restored(BlockManager* blocks, const Tokens& tokens, std::vector<HostMove>* moves) {
+  BlockTable table;
+  blocks->Open("", &table);
+  std::vector<PrefixIndex::Node> path;
+  blocks->Lookup(table, tokens, tokens.size(), &path);
+  blocks->Adopt(path, blocks->LongestPrefix(table, path, tokens.size(), /*from_host=*/true), &table, moves);
+  return table;
+}
+
+TEST(BlockManagerHostTest, CopiesWhatIsNextToGoAndOnce) {
+  BlockManager blocks(Options(5, 4, 0, 8));
+  Leave(&blocks, "", Count(12));
+  EXPECT_TRUE(Offload(&blocks, 2).empty()) << "two blocks are blank still";
+  const std::vector<HostMove> moves = Offload(&blocks, 4);
+  ASSERT_EQ(moves.size(), 2u);
+  EXPECT_EQ(moves[0].block, 2) << "the tail was released first";
+  EXPECT_EQ(moves[1].block, 1);
+  EXPECT_EQ(Offload(&blocks, 5).size(), 1u);
+  EXPECT_TRUE(Offload(&blocks, 5).empty()) << "all is there";
+  EXPECT_EQ(blocks.num_on_host(), 3);
+}
+
+TEST(BlockManagerHostTest, WhatWasPushedOutComesBack) {
+  BlockManager blocks(Options(5, 4, 0, 8));
+  Leave(&blocks, "", Count(12));
+  Offload(&blocks, 5);
+  Evict(&blocks);
+  EXPECT_EQ(CachedLength(&blocks, "", Count(12)), 0);
+  std::vector<HostMove> moves;
+  BlockTable table = Restored(&blocks, Count(14), &moves);
+  EXPECT_EQ(table.ids.size(), 3u);
+  EXPECT_EQ(moves.size(), 3u);
+  for (const HostMove& move : moves) EXPECT_EQ(blocks.refs(move.block), 1);
+  EXPECT_EQ(CachedLength(&blocks, "", Count(12)), 0) << "what is on the way cannot be found";
+  for (const HostMove& move : moves) blocks.EndMove(move, true);
+  EXPECT_EQ(CachedLength(&blocks, "", Count(12)), 12);
+  blocks.Release(&table);
+  EXPECT_EQ(CachedLength(&blocks, "", Count(12)), 12);
+  EXPECT_TRUE(Offload(&blocks, 5).empty()) << "the host has it still";
+  blocks.CheckInvariants();
+}
+
+TEST(BlockManagerHostTest, TakesFromTheDeviceWhatIsThere) {
+  BlockManager blocks(Options(5, 4, 0, 8));
+  Leave(&blocks, "", Count(20));
+  Offload(&blocks, 5);
+  for (int i = 0; i < 2; ++i) blocks.Allocate();  // the two at the end of the prefix
+  std::vector<HostMove> moves;
+  BlockTable table = Restored(&blocks, Count(12), &moves);
+  EXPECT_EQ(table.ids.size(), 3u);
+  EXPECT_TRUE(moves.empty());
+  blocks.Release(&table);
+}
+
+TEST(BlockManagerHostTest, TwoMayFetchTheSameAtOnce) {
+  BlockManager blocks(Options(6, 4, 0, 3));
+  Leave(&blocks, "", Count(12));
+  Offload(&blocks, 6);
+  Evict(&blocks);
+  std::vector<HostMove> first, second;
+  BlockTable a = Restored(&blocks, Count(12), &first), b = Restored(&blocks, Count(12), &second);
+  EXPECT_EQ(first.size(), 3u);
+  EXPECT_EQ(second.size(), 3u);
+  for (const HostMove& move : first) blocks.EndMove(move, true);
+  for (const HostMove& move : second) blocks.EndMove(move, true);
+  blocks.Release(&b);
+  EXPECT_EQ(CachedLength(&blocks, "", Count(12)), 12);
+  EXPECT_EQ(blocks.num_cached(), 0) << "the second's were nobody's prefix";
+  blocks.Release(&a);
+  blocks.CheckInvariants();
+}
+
+TEST(BlockManagerHostTest, WhatIsBeingReadDoesNotMakeRoom) {
+  BlockManager blocks(Options(4, 4, 0, 2));
+  Leave(&blocks, "", Count(8));
+  Offload(&blocks, 4);
+  Evict(&blocks);
+  std::vector<HostMove> moves;
+  BlockTable table = Restored(&blocks, Count(8), &moves);
+  ASSERT_EQ(moves.size(), 2u);
+  Leave(&blocks, "", Count(8, 50));
+  EXPECT_TRUE(Offload(&blocks, 4).empty());
+  for (const HostMove& move : moves) blocks.EndMove(move, true);
+  EXPECT_EQ(Offload(&blocks, 4).size(), 2u) << "for the least recently used, which the device has again";
+  blocks.Release(&table);
+  blocks.CheckInvariants();
+}
+
+TEST(BlockManagerHostTest, AFullHostKeepsWhatWasUsedLast) {
+  BlockManager blocks(Options(2, 4, 0, 4));
+  for (const int32_t from : {0, 100, 0, 200}) {
+    std::vector<HostMove> moves;
+    BlockTable table = Restored(&blocks, Count(8, from), &moves);
+    for (const HostMove& move : moves) blocks.EndMove(move, true);
+    blocks.Grow(8, &table);
+    blocks.Publish(Count(8, from), 8, &table);
+    blocks.Release(&table);
+    Offload(&blocks, 2);
+  }
+  Evict(&blocks);
+  for (const auto& [from, length] : {std::pair{0, 8u}, {100, 0u}, {200, 8u}}) {
+    std::vector<HostMove> moves;
+    BlockTable table = Restored(&blocks, Count(8, from), &moves);
+    EXPECT_EQ(table.ids.size() * 4, length) << from;
+    for (const HostMove& move : moves) blocks.EndMove(move, true);
+    blocks.Release(&table);
+    Evict(&blocks);
+  }
+}
+
+TEST(BlockManagerHostTest, AHostThatIsTooSmallComesToRest) {
+  BlockManager blocks(Options(8, 4, 0, 3));
+  Leave(&blocks, "", Count(32));
+  const std::vector<HostMove> moves = Offload(&blocks, 8);
+  ASSERT_EQ(moves.size(), 3u) << "the three that go next";
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(Offload(&blocks, 8).empty());
+  blocks.Unref(blocks.Allocate());  // the first of them is gone
+  EXPECT_EQ(Offload(&blocks, 8).size(), 1u) << "one blank block, and two that are there: the next of three is new";
+}
+
+TEST(BlockManagerHostTest, AMoveThatFailedLeavesNothing) {
+  BlockManager blocks(Options(4, 4, 0, 4));
+  Leave(&blocks, "", Count(8));
+  EXPECT_EQ(Offload(&blocks, 4, /*done=*/false).size(), 2u);
+  EXPECT_EQ(blocks.num_on_host(), 0);
+  EXPECT_EQ(Offload(&blocks, 4).size(), 2u) << "tried again";
+  Evict(&blocks);
+  std::vector<HostMove> moves;
+  BlockTable table = Restored(&blocks, Count(8), &moves);
+  for (const HostMove& move : moves) blocks.EndMove(move, false);
+  blocks.Release(&table);
+  EXPECT_EQ(CachedLength(&blocks, "", Count(8)), 0);
+  EXPECT_EQ(blocks.num_on_host(), 2) << "from where it can be had once more";
+  blocks.CheckInvariants();
+}
+
 // ---------------------------------------------------------------------------------------------------- bugs of our own
 
 TEST(BlockManagerDeathTest, StopsAtOurBugs) {
@@ -289,21 +444,30 @@ TEST(BlockManagerDeathTest, StopsAtOurBugs) {
 // ------------------------------------------------------------------------------------------------ against a slow model
 
 // Sequences come, compute, and go at random. The model knows, for every block in use, the tokens that its user wrote;
-// what a new sequence takes from the cache must be its own tokens, of its own tenant.
+// what a new sequence takes from the cache must be its own tokens, of its own tenant. Copies to the host and back are
+// made when they start, and may fail, or end late.
 class Fuzz {
  public:
   Fuzz(const BlockManagerOptions& options, uint64_t seed) : options_(options), blocks_(options), random_(seed) {
     content_.resize(options.num_blocks);
+    host_content_.resize(options.num_host_blocks);
   }
 
-  void Run(int steps) {
+  // Returns how many positions came from the host.
+  int64_t Run(int steps) {
     for (int i = 0; i < steps; ++i) {
-      switch (Draw(0, 5)) {
+      switch (Draw(0, 7)) {
         case 0:
           Start();
           break;
         case 1:
           if (!live_.empty()) End(Draw(0, live_.size() - 1));
+          break;
+        case 2:
+          StartOffloads();
+          break;
+        case 3:
+          EndOffloads();
           break;
         default:
           if (!live_.empty()) Step(&live_[Draw(0, live_.size() - 1)]);
@@ -312,13 +476,13 @@ class Fuzz {
       CheckReferences();
     }
     while (!live_.empty()) End(0);
+    EndOffloads();
     EXPECT_EQ(blocks_.num_free(), options_.num_blocks);
-    std::vector<int32_t> all;
-    while (blocks_.num_free() > 0) all.push_back(blocks_.Allocate());
-    EXPECT_EQ(blocks_.num_prefixes(), 0) << "everything is evicted";
-    for (const int32_t block : all) blocks_.Unref(block);
+    Evict(&blocks_);
+    EXPECT_EQ(blocks_.num_prefixes() > 0, blocks_.num_on_host() > 0) << "everything else is evicted";
     blocks_.CheckInvariants();
     EXPECT_GT(hits_, 0);
+    return restored_;
   }
 
  private:
@@ -327,6 +491,7 @@ class Fuzz {
     Tokens tokens;
     int32_t computed = 0;
     BlockTable table;
+    std::vector<HostMove> restoring;
   };
   struct Content {
     std::string salt;
@@ -342,7 +507,45 @@ class Fuzz {
     for (int n = Draw(1, 40); n > 0; --n) live.tokens.push_back(Draw(0, 9) == 0 ? 1 : 0);
     blocks_.Open(live.salt, &live.table);
     TakeOver(&live);
+    Restore(&live);
     live_.push_back(std::move(live));
+  }
+
+  void Restore(Live* live) {
+    std::vector<PrefixIndex::Node> path;
+    blocks_.Lookup(live->table, live->tokens, live->tokens.size(), &path);
+    const int64_t length = blocks_.LongestPrefix(live->table, path, live->tokens.size(), /*from_host=*/true);
+    if (length > blocks_.Capacity(live->table)) return;
+    blocks_.Adopt(path, length, &live->table, &live->restoring);
+    for (const HostMove& move : live->restoring) content_[move.block] = host_content_[move.host_block];
+    restored_ += length - live->computed;
+    live->computed = static_cast<int32_t>(length);
+    CheckVisible(*live);
+  }
+
+  void EndRestore(Live* live, bool done) {
+    for (const HostMove& move : live->restoring) {
+      ASSERT_EQ(content_[move.block].prefix, host_content_[move.host_block].prefix) << "overwritten while it was read";
+      blocks_.EndMove(move, done);
+    }
+    live->restoring.clear();
+  }
+
+  void StartOffloads() {
+    const size_t before = offloads_.size();
+    blocks_.ChooseOffloads(Draw(1, options_.num_blocks), Draw(1, 10), &offloads_);
+    for (size_t i = before; i < offloads_.size(); ++i) {
+      host_content_[offloads_[i].host_block] = content_[offloads_[i].block];
+    }
+  }
+
+  void EndOffloads() {
+    for (const HostMove& move : offloads_) {
+      const bool done = Draw(0, 3) > 0;
+      if (!done) host_content_[move.host_block] = {};
+      blocks_.EndMove(move, done);
+    }
+    offloads_.clear();
   }
 
   void TakeOver(Live* live) {
@@ -354,6 +557,7 @@ class Fuzz {
   }
 
   void Step(Live* live) {
+    EndRestore(live, true);
     if (Draw(0, 2) == 0) TakeOver(live);
     const int64_t want = std::min<int64_t>(live->tokens.size(), live->computed + Draw(1, 10));
     const int64_t end = std::min(want, blocks_.Capacity(live->table));
@@ -371,6 +575,7 @@ class Fuzz {
   }
 
   void End(int i) {
+    EndRestore(&live_[i], Draw(0, 1) == 0);
     blocks_.Release(&live_[i].table);
     std::swap(live_[i], live_.back());
     live_.pop_back();
@@ -405,23 +610,31 @@ class Fuzz {
   BlockManager blocks_;
   std::mt19937_64 random_;
   std::vector<Content> content_;
+  std::vector<Content> host_content_;
   std::vector<Live> live_;
+  std::vector<HostMove> offloads_;  // under way
   int64_t hits_ = 0;
+  int64_t restored_ = 0;
 };
 
 TEST(BlockManagerTest, RandomOperationsAgreeWithAModel) {
   const uint64_t fresh = std::random_device()();
+  int64_t restored = 0;
   for (const uint64_t seed : {uint64_t{1}, uint64_t{2}, fresh}) {
     for (const int32_t window : {0, 1, 6, 13}) {
       for (const uint64_t mask : {~uint64_t{0}, uint64_t{0}, uint64_t{3}}) {
-        SCOPED_TRACE(testing::Message() << "seed " << seed << ", window " << window << ", hash mask " << mask);
-        BlockManagerOptions options = Options(30, 4, window);
-        options.prefix_hash_mask = mask;
-        Fuzz(options, seed).Run(1500);
-        if (testing::Test::HasFailure()) return;
+        for (const int32_t num_host_blocks : {0, 12, 60}) {
+          SCOPED_TRACE(testing::Message() << "seed " << seed << ", window " << window << ", hash mask " << mask << ", "
+                                          << num_host_blocks << " blocks on the host");
+          BlockManagerOptions options = Options(30, 4, window, num_host_blocks);
+          options.prefix_hash_mask = mask;
+          restored += Fuzz(options, seed).Run(1500);
+          if (testing::Test::HasFailure()) return;
+        }
       }
     }
   }
+  EXPECT_GT(restored, 100);
 }
 
 }  // namespace

@@ -66,6 +66,31 @@ TEST(CacheGroupsTest, GrowsAsFarAsTheScarcestGroupAllows) {
   EXPECT_EQ(cache.fullest_group().num_free(), cache.fullest_group().options().num_blocks);
 }
 
+TEST(CacheGroupsTest, GroupsAgreeOnWhatTheHostHas) {
+  const BlockManagerOptions groups[] = {{.num_blocks = 6, .block_size = 4, .num_host_blocks = 20},
+                                        {.num_blocks = 6, .block_size = 4, .window = 6, .num_host_blocks = 2}};
+  CacheGroups cache(groups);
+  Leave(&cache, Count(24));
+  HostMoves moves;
+  cache.ChooseOffloads(24, 1, 1, &moves);
+  EXPECT_EQ(moves[0].size(), 6u);
+  EXPECT_EQ(moves[1].size(), 2u) << "the host has no more, for the two that were released last";
+  cache.EndMoves(moves, true);
+  Leave(&cache, Tokens(24, 77));  // pushes it all out
+  EXPECT_EQ(CachedLength(&cache, Count(24)), 0);
+  SequenceBlocks blocks;
+  cache.Open("", &blocks);
+  HostMoves restored;
+  const int32_t length = cache.Restore(Count(24), 0, 24, &blocks, &restored);
+  EXPECT_GT(length, 0);
+  EXPECT_EQ(std::ssize(restored[0]) * 4, length);
+  EXPECT_EQ(restored[1].size(), 2u) << "what the window shows";
+  cache.EndMoves(restored, true);
+  cache.Release(&blocks);
+  EXPECT_EQ(CachedLength(&cache, Count(24)), length);
+  cache.CheckInvariants();
+}
+
 TEST(CacheGroupsTest, MaxPositions) {
   const BlockManagerOptions full[] = {{.num_blocks = 10, .block_size = 4}};
   EXPECT_EQ(CacheGroups(full).MaxPositions(1000), 40);

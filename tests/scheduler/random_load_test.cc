@@ -235,15 +235,17 @@ TEST_P(RandomLoadTest, EveryOutputIsWhatItIsAlone) {
     total.preemptions += stats.preemptions;
     total.prompt_tokens += stats.prompt_tokens;
     total.cached_tokens += stats.cached_tokens;
+    total.restored_tokens += stats.restored_tokens;
     total.generated_tokens += stats.generated_tokens;
     completed += run.completed();
   }
-  printf("%s: %d of %d completed, %ld tokens, %ld preemptions, %ld of %ld prompt tokens from the cache\n", load.name,
-         completed, 3 * load.num_requests, static_cast<long>(total.generated_tokens),
+  printf("%s: %d of %d completed, %ld tokens, %ld preemptions, %ld of %ld prompt tokens from the cache, %ld restored\n",
+         load.name, completed, 3 * load.num_requests, static_cast<long>(total.generated_tokens),
          static_cast<long>(total.preemptions), static_cast<long>(total.cached_tokens),
-         static_cast<long>(total.prompt_tokens));
+         static_cast<long>(total.prompt_tokens), static_cast<long>(total.restored_tokens));
   EXPECT_GT(completed, load.num_requests);
   EXPECT_GT(total.preemptions, 0) << "this load was to run out of blocks";
+  EXPECT_EQ(total.restored_tokens > 0, load.groups[0].num_host_blocks > 0);
   if (load.prefix_caching) {
     EXPECT_GT(total.cached_tokens, 0);
   } else {
@@ -251,6 +253,12 @@ TEST_P(RandomLoadTest, EveryOutputIsWhatItIsAlone) {
   }
 }
 
+std::vector<CacheGroupInfo> WithHost(std::vector<CacheGroupInfo> groups, int32_t num_host_blocks) {
+  for (CacheGroupInfo& group : groups) group.num_host_blocks = num_host_blocks;
+  return groups;
+}
+
+const std::vector<CacheGroupInfo> kPlain = {{.block_size = 4, .num_blocks = 40}};
 const std::vector<CacheGroupInfo> kTiny = {{.block_size = 4, .num_blocks = 20}};
 const std::vector<CacheGroupInfo> kHybrid = {{.block_size = 4, .num_blocks = 36},
                                              {.block_size = 4, .num_blocks = 24, .window = 10}};
@@ -278,7 +286,19 @@ INSTANTIATE_TEST_SUITE_P(
                     LoadCase{.name = "Depth2UnevenBlocks", .depth = 2, .groups = kUneven},
                     LoadCase{.name = "Depth2WindowOnly", .depth = 2, .groups = kWindow},
                     LoadCase{.name = "Depth2Failures", .depth = 2, .failure = 50},
-                    LoadCase{.name = "Depth3", .depth = 3}),
+                    LoadCase{.name = "Depth3", .depth = 3}, LoadCase{.name = "Host", .groups = WithHost(kPlain, 100)},
+                    LoadCase{.name = "SmallHost", .groups = WithHost(kPlain, 9)},
+                    LoadCase{.name = "TinyPoolHost", .groups = WithHost(kTiny, 60)},
+                    LoadCase{.name = "HostChunksOf7", .chunk = 7, .groups = WithHost(kPlain, 100)},
+                    LoadCase{.name = "HybridHost", .groups = WithHost(kHybrid, 50)},
+                    LoadCase{.name = "UnevenBlocksHost", .groups = WithHost(kUneven, 40)},
+                    LoadCase{.name = "WindowOnlyHost", .groups = WithHost(kWindow, 40)},
+                    LoadCase{.name = "WindowOnlyHostChunksOf1", .chunk = 1, .groups = WithHost(kWindow, 40)},
+                    LoadCase{.name = "HostFailures", .groups = WithHost(kPlain, 100), .failure = 20},
+                    LoadCase{.name = "Depth2Host", .depth = 2, .groups = WithHost(kPlain, 60)},
+                    LoadCase{.name = "Depth2HybridHost", .depth = 2, .groups = WithHost(kHybrid, 30)},
+                    LoadCase{.name = "Depth2HostFailures", .depth = 2, .groups = WithHost(kPlain, 30), .failure = 20},
+                    LoadCase{.name = "Depth3Host", .depth = 3, .groups = WithHost(kTiny, 30)}),
     [](const auto& load) { return std::string(load.param.name); });
 
 }  // namespace

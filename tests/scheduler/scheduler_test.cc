@@ -76,8 +76,9 @@ class SchedulerTest : public testing::Test {
     return lengths;
   }
   void RunToEnd() {
-    while (!Step().empty()) {
-    }
+    do {
+      Step();
+    } while (!last_plan_.empty());
   }
   void TakeUpdates() {
     for (SequenceUpdate& update : scheduler_->TakeUpdates()) {
@@ -440,6 +441,130 @@ TEST_F(SchedulerTest, PreemptsTheLatestAndLosesNothing) {
   EXPECT_EQ(seen_[3].stats.cached_tokens, 0) << "what it computed itself is no hit";
   EXPECT_GT(scheduler_->stats().preemptions, 0);
   ExpectNothingHeld();
+}
+
+TEST_F(SchedulerTest, WhatWasPushedOutComesBackFromTheHost) {
+  info_.cache_groups[0].num_blocks = 20;
+  info_.cache_groups[0].num_host_blocks = 40;
+  Start();
+  Add(1, Count(33), 4);
+  RunToEnd();
+  for (SequenceId id = 2; id <= 3; ++id) {
+    Add(id, Count(50, 100 * id), 4);  // 14 blocks each
+    Step();
+    EXPECT_GE(scheduler_->stats().host_blocks, 8) << "copied before anybody needs the room";
+    RunToEnd();
+  }
+  Add(4, Count(33), 4);
+  EXPECT_THAT(Step(), IsEmpty()) << "the first step fetches";
+  EXPECT_FALSE(last_plan_.empty());
+  Add(5, Count(6, 900), 4);
+  EXPECT_THAT(Step(), ElementsAre(1, 6)) << "and the next goes on from there";
+  RunToEnd();
+  EXPECT_EQ(seen_[4].stats.cached_tokens, 32);
+  EXPECT_EQ(scheduler_->stats().restored_tokens, 32);
+  EXPECT_EQ(seen_[4].tokens, Alone(Count(33), 4));
+  ExpectNothingHeld();
+}
+
+TEST_F(SchedulerTest, NobodyWaitsWhileTheHostIsRead) {
+  info_.cache_groups[0].num_blocks = 30;
+  info_.cache_groups[0].num_host_blocks = 40;
+  Start();
+  Add(1, Count(33), 4);
+  RunToEnd();
+  Add(2, Count(60, 100), 4);
+  RunToEnd();
+  Add(3, Count(40, 300), 30);
+  Step();
+  Step();
+  Add(4, Count(33), 4);
+  EXPECT_THAT(Step(), ElementsAre(1)) << "who decodes gets its token in the step that fetches for the other";
+  EXPECT_THAT(Step(), ElementsAre(1, 1));
+  RunToEnd();
+  EXPECT_EQ(seen_[4].tokens, Alone(Count(33), 4));
+  EXPECT_EQ(seen_[3].tokens, Alone(Count(40, 300), 30));
+}
+
+TEST_F(SchedulerTest, ASequenceThatWasPreemptedFindsItsBlocksOnTheHost) {
+  info_.cache_groups[0].num_blocks = 14;
+  info_.cache_groups[0].num_host_blocks = 40;
+  Start();
+  for (SequenceId id = 1; id <= 3; ++id) Add(id, Count(8, 100 * id), 20);
+  RunToEnd();
+  for (SequenceId id = 1; id <= 3; ++id) EXPECT_EQ(seen_[id].tokens, Alone(Count(8, 100 * id), 20));
+  EXPECT_GT(seen_[3].stats.preemptions, 0);
+  EXPECT_EQ(seen_[3].stats.cached_tokens, 0) << "what it computed itself is no hit";
+  EXPECT_GT(scheduler_->stats().restored_tokens, 0);
+  ExpectNothingHeld();
+}
+
+TEST_F(SchedulerTest, AFetchTakesNoMoreThanAStepsWorthAtATime) {
+  info_.cache_groups[0].num_blocks = 28;  // the second prompt takes all
+  info_.cache_groups[0].num_host_blocks = 60;
+  Start();
+  Add(1, Count(85), 2);
+  RunToEnd();
+  Add(2, Count(110, 200), 2);
+  RunToEnd();
+  Add(3, Count(85), 2);
+  // Of 21 blocks one was given out in the same step in which it could have been copied.
+  for (const int64_t num_blocks : {8, 8, 4}) {
+    EXPECT_THAT(Step(), IsEmpty());
+    const auto fetched = std::ranges::count(last_plan_.transfers, false, &BlockTransfer::to_host);
+    EXPECT_EQ(fetched, num_blocks);
+  }
+  EXPECT_THAT(Step(), ElementsAre(5));
+  RunToEnd();
+  EXPECT_EQ(seen_[3].tokens, Alone(Count(85), 2));
+}
+
+TEST_F(SchedulerTest, PromptsThatBeginAlikeAreFetchedOnce) {
+  info_.cache_groups[0].num_blocks = 28;  // the second prompt takes all
+  info_.cache_groups[0].num_host_blocks = 60;
+  Start();
+  Add(1, Count(50), 2);
+  RunToEnd();
+  Add(2, Count(110, 200), 2);
+  RunToEnd();
+  Add(3, Count(50), 2);
+  Add(4, Count(50), 2);
+  int64_t fetched = 0;
+  for (int step = 0; step < 2; ++step) {
+    EXPECT_THAT(Step(), IsEmpty());
+    fetched += std::ranges::count(last_plan_.transfers, false, &BlockTransfer::to_host);
+  }
+  EXPECT_EQ(fetched, 12);
+  EXPECT_THAT(Step(), ElementsAre(2, 2));
+  RunToEnd();
+  for (const SequenceId id : {3, 4}) {
+    EXPECT_EQ(seen_[id].tokens, Alone(Count(50), 2));
+    EXPECT_EQ(seen_[id].stats.cached_tokens, 48);
+  }
+  EXPECT_EQ(scheduler_->stats().restored_tokens, 48) << "the other found them on the device";
+}
+
+TEST_F(SchedulerTest, AFetchThatFailsEndsItsSequence) {
+  info_.cache_groups[0].num_blocks = 20;
+  info_.cache_groups[0].num_host_blocks = 40;
+  Start();
+  Add(1, Count(33), 4);
+  RunToEnd();
+  for (SequenceId id = 2; id <= 3; ++id) {
+    Add(id, Count(50, 100 * id), 4);
+    RunToEnd();
+  }
+  Add(4, Count(33), 4);
+  Submit();
+  engine_->Fail();
+  scheduler_->ApplyFailure(Internal("no copy"), now_);
+  TakeUpdates();
+  EXPECT_EQ(seen_[4].finish, FinishReason::kError);
+  ExpectNothingHeld();
+  Add(5, Count(33), 4);
+  RunToEnd();
+  EXPECT_EQ(seen_[5].tokens, Alone(Count(33), 4));
+  EXPECT_EQ(seen_[5].stats.cached_tokens, 32) << "the host has it still";
 }
 
 TEST_F(SchedulerTest, APausedSequenceKeepsWhatItHasUntilItIsNeeded) {

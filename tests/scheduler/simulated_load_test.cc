@@ -9,15 +9,17 @@
 namespace moed {
 namespace {
 
+class SimulatedLoadTest : public testing::TestWithParam<int32_t> {};  // blocks of the host tier
+
 // Twice as many requests wait as can run; a quarter of the prompts begin with one of a few common prefixes.
-TEST(SimulatedLoadTest, PlansForManyRequests) {
-  constexpr int kNumRequests = 200'000;
+TEST_P(SimulatedLoadTest, PlansForManyRequests) {
+  constexpr int kNumRequests = 100'000;
   EngineInfo info;
   info.vocab_size = 32'000;
   info.max_context = 2048;
   info.max_slots = 64;
   info.max_tokens_per_step = 2048;
-  info.cache_groups = {{.block_size = 16, .num_blocks = 2000}};
+  info.cache_groups = {{.block_size = 16, .num_blocks = 2000, .num_host_blocks = GetParam()}};
   SchedulerOptions options;
   options.max_num_seqs = 64;
   options.max_num_batched_tokens = 2048;
@@ -65,6 +67,8 @@ TEST(SimulatedLoadTest, PlansForManyRequests) {
   EXPECT_EQ(stats.waiting, 0);
   EXPECT_EQ(stats.free_blocks, stats.total_blocks);
 }
+
+INSTANTIATE_TEST_SUITE_P(HostBlocks, SimulatedLoadTest, testing::Values(0, 8000), testing::PrintToStringParamName());
 
 }  // namespace
 }  // namespace moed

@@ -58,6 +58,7 @@ class StrictEngine {
   explicit StrictEngine(const EngineInfo& info) : info_(info), slots_(info.max_slots) {
     for (const CacheGroupInfo& group : info.cache_groups) {
       cells_.emplace_back(static_cast<size_t>(group.num_blocks) * group.block_size);
+      host_cells_.emplace_back(static_cast<size_t>(group.num_host_blocks) * group.block_size);
     }
   }
 
@@ -69,7 +70,9 @@ class StrictEngine {
     Step step{std::move(plan), {}, {}};
     for (int g = 0; g < std::ssize(info_.cache_groups); ++g) CollectUses(g, &step);
     CheckSharing(step, step);
+    CheckTransfers(step.plan, step);
     for (const Step& other : outstanding_) {
+      CheckTransfers(step.plan, other);
       CheckSharing(step, other);
       CheckSharing(other, step);
     }
@@ -79,11 +82,13 @@ class StrictEngine {
   // Computes the oldest step. Like a device it starts late: whatever the planner did meanwhile must not matter.
   StepResult Collect() {
     const StepPlan plan = Take();
+    Spoil(plan.transfers, Cell{});
     for (const SlotInit& init : plan.slot_inits) slots_[init.slot] = {init.seed, init.output_ids};
     for (int32_t s = 0; s < plan.num_sequences(); ++s) {
       for (int32_t t = plan.query_starts[s]; t < plan.query_starts[s + 1]; ++t) Write(plan, s, t);
       CheckContext(plan, s);
     }
+    for (const BlockTransfer& transfer : plan.transfers) Transfer(transfer);
     StepResult result;
     result.step = plan.step;
     for (const LogitsRow& row : plan.logits_rows) result.rows.push_back(Sample(plan, row));
@@ -93,6 +98,7 @@ class StrictEngine {
   // The oldest step fails as a whole, halfway through.
   void Fail() {
     const StepPlan plan = Take();
+    Spoil(plan.transfers, Cell{.failed = true});
     for (const SlotInit& init : plan.slot_inits) slots_[init.slot] = {init.seed, init.output_ids};
     for (int32_t s = 0; s < plan.num_sequences(); ++s) {
       for (int32_t t = plan.query_starts[s]; t < plan.query_starts[s + 1]; ++t) {
@@ -108,6 +114,7 @@ class StrictEngine {
   struct Cell {
     int32_t token = -1;
     uint64_t hash = 0;
+    bool failed = false;  // was to come from the host in a step that failed
   };
   struct Slot {
     uint64_t seed = 0;
@@ -130,7 +137,14 @@ class StrictEngine {
 
   void CheckShape(const StepPlan& plan) const {
     const int32_t num_sequences = plan.num_sequences();
-    MOED_CHECK(num_sequences > 0 && plan.num_tokens() <= info_.max_tokens_per_step);
+    MOED_CHECK(plan.block_tables.size() == info_.cache_groups.size());
+    if (num_sequences == 0) {
+      // Nothing but transfers.
+      MOED_CHECK(!plan.transfers.empty() && plan.token_ids.empty() && plan.query_starts.empty());
+      for (const BlockTables& tables : plan.block_tables) MOED_CHECK(tables.starts.empty() && tables.ids.empty());
+      return;
+    }
+    MOED_CHECK(plan.num_tokens() <= info_.max_tokens_per_step);
     MOED_CHECK(std::ssize(plan.query_starts) == num_sequences + 1 && plan.query_starts.front() == 0);
     MOED_CHECK(plan.query_starts.back() == plan.num_tokens() && std::ssize(plan.positions) == plan.num_tokens());
     const std::set<int32_t> slots(plan.slots.begin(), plan.slots.end());
@@ -142,7 +156,6 @@ class StrictEngine {
       }
       MOED_CHECK(plan.positions[plan.query_starts[s + 1] - 1] < info_.max_context);
     }
-    MOED_CHECK(plan.block_tables.size() == info_.cache_groups.size());
     for (const BlockTables& tables : plan.block_tables) {
       MOED_CHECK(std::ssize(tables.starts) == num_sequences + 1 && tables.starts.front() == 0);
       MOED_CHECK(tables.starts.back() == std::ssize(tables.ids));
@@ -182,6 +195,46 @@ class StrictEngine {
     }
   }
 
+  // What the plan's transfers read is there, whole, and nobody has to do with what they write, in the plan's own step
+  // or in one that is under way.
+  void CheckTransfers(const StepPlan& plan, const Step& other) const {
+    std::set<GroupBlock> blocks, host_blocks;  // written by a transfer
+    for (const BlockTransfer& transfer : plan.transfers) {
+      const GroupBlock block{transfer.group, transfer.block}, host_block{transfer.group, transfer.host_block};
+      const CacheGroupInfo& group = info_.cache_groups.at(transfer.group);
+      MOED_CHECK(transfer.block >= 0 && transfer.block < group.num_blocks, "block {}", transfer.block);
+      MOED_CHECK(transfer.host_block >= 0 && transfer.host_block < group.num_host_blocks);
+      MOED_CHECK(!other.written.contains(block), "block {} is moved and written", transfer.block);
+      MOED_CHECK(transfer.to_host || !other.named.contains(block), "block {} is filled and read", transfer.block);
+      MOED_CHECK(transfer.to_host ? host_blocks.insert(host_block).second : blocks.insert(block).second,
+                 "two transfers write to one place");
+    }
+    for (const BlockTransfer& transfer : plan.transfers) {
+      const GroupBlock block{transfer.group, transfer.block}, host_block{transfer.group, transfer.host_block};
+      MOED_CHECK(transfer.to_host ? !blocks.contains(block) : !host_blocks.contains(host_block),
+                 "a transfer reads what another writes");
+    }
+  }
+
+  std::span<Cell> BlockOf(std::vector<std::vector<Cell>>* cells, int32_t g, int32_t block) {
+    const size_t size = info_.cache_groups[g].block_size;
+    return std::span(cells->at(g)).subspan(block * size, size);
+  }
+
+  // Nobody may rely on what is written by transfers before the step is through.
+  void Spoil(const std::vector<BlockTransfer>& transfers, const Cell& with) {
+    for (const auto& [group, block, host_block, to_host] : transfers) {
+      std::ranges::fill(to_host ? BlockOf(&host_cells_, group, host_block) : BlockOf(&cells_, group, block), with);
+    }
+  }
+
+  void Transfer(const BlockTransfer& transfer) {
+    const std::span<Cell> here = BlockOf(&cells_, transfer.group, transfer.block);
+    const std::span<Cell> there = BlockOf(&host_cells_, transfer.group, transfer.host_block);
+    for (const Cell& cell : transfer.to_host ? here : there) MOED_CHECK(cell.token >= 0, "a block with holes is moved");
+    transfer.to_host ? std::ranges::copy(here, there.begin()) : std::ranges::copy(there, here.begin());
+  }
+
   Cell& At(const StepPlan& plan, int g, int32_t s, int32_t position) {
     const int32_t size = info_.cache_groups[g].block_size;
     const BlockTables& tables = plan.block_tables[g];
@@ -202,14 +255,27 @@ class StrictEngine {
     TokenChain chain;
     if (position > 0) chain.hash = At(plan, 0, s, position - 1).hash;
     chain.Append(token);
-    for (int g = 0; g < std::ssize(cells_); ++g) At(plan, g, s, position) = {token, chain.hash};
+    for (int g = 0; g < std::ssize(cells_); ++g) At(plan, g, s, position) = {.token = token, .hash = chain.hash};
+  }
+
+  bool ReadsFailed(const StepPlan& plan, int32_t s) {
+    const int32_t last = plan.positions[plan.query_starts[s + 1] - 1];
+    for (int g = 0; g < std::ssize(cells_); ++g) {
+      const int32_t window = info_.cache_groups[g].window;
+      for (int32_t position = window == 0 ? 0 : std::max(0, last - window + 1); position <= last; ++position) {
+        if (At(plan, g, s, position).failed) return true;
+      }
+    }
+    return false;
   }
 
   // All that the last token sees is one sequence of tokens, in every group.
   void CheckContext(const StepPlan& plan, int32_t s) {
-    const Slot& slot = slots_[plan.slots[s]];
-    if (slot.failed) return;
+    Slot& slot = slots_[plan.slots[s]];
     const int32_t last = plan.positions[plan.query_starts[s + 1] - 1];
+    // A step behind one that failed may build on what did not come; its sequence has ended.
+    slot.failed = slot.failed || ReadsFailed(plan, s);
+    if (slot.failed) return;
     const uint64_t hash = At(plan, 0, s, last).hash;
     for (int g = 0; g < std::ssize(cells_); ++g) {
       const int32_t window = info_.cache_groups[g].window;
@@ -242,7 +308,8 @@ class StrictEngine {
   }
 
   const EngineInfo info_;
-  std::vector<std::vector<Cell>> cells_;  // [num_groups][num_blocks * block_size]
+  std::vector<std::vector<Cell>> cells_;       // [num_groups][num_blocks * block_size]
+  std::vector<std::vector<Cell>> host_cells_;  // [num_groups][num_host_blocks * block_size]
   std::vector<Slot> slots_;
   std::deque<Step> outstanding_;
 };

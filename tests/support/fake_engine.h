@@ -56,6 +56,7 @@ class FakeEngine : public Engine {
     }
     const CacheGroupInfo& group = options_.info.cache_groups.at(0);
     cache_.assign(static_cast<size_t>(group.num_blocks) * group.block_size, -1);
+    host_cache_.assign(static_cast<size_t>(group.num_host_blocks) * group.block_size, -1);
     slots_.resize(options_.info.max_slots);
   }
 
@@ -119,6 +120,7 @@ class FakeEngine : public Engine {
         Cell(plan, s, plan.positions.at(t)) = token;
       }
     }
+    for (const BlockTransfer& transfer : plan.transfers) Transfer(transfer);
     StepResult result{.step = plan.step};
     for (const LogitsRow& row : plan.logits_rows) result.rows.push_back(Sample(plan, row));
     return result;
@@ -152,8 +154,18 @@ class FakeEngine : public Engine {
     }
   }
 
+  void Transfer(const BlockTransfer& transfer) {
+    const int32_t block_size = options_.info.cache_groups[0].block_size;
+    for (int32_t i = 0; i < block_size; ++i) {
+      int32_t& here = cache_.at(static_cast<size_t>(transfer.block) * block_size + i);
+      int32_t& there = host_cache_.at(static_cast<size_t>(transfer.host_block) * block_size + i);
+      transfer.to_host ? there = here : here = there;
+    }
+  }
+
   FakeEngineOptions options_;
-  std::vector<int32_t> cache_;  // [num_blocks, block_size]
+  std::vector<int32_t> cache_;       // [num_blocks, block_size]
+  std::vector<int32_t> host_cache_;  // [num_host_blocks, block_size]
   std::vector<Slot> slots_;
   std::deque<InFlight> in_flight_;
   Ticket last_ticket_ = 0;

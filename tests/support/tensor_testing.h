@@ -279,6 +279,13 @@ inline ::testing::AssertionResult BitIdentical(const TensorView& actual, const T
 
 // ----------------------------------------------------------------------------------------------------- every body
 
+// Whether this is a test of bodies whose instructions are emulated, many times slower.
+#ifdef MOED_TEST_EMULATED_ISAS
+inline constexpr bool kIsEmulated = true;
+#else
+inline constexpr bool kIsEmulated = false;
+#endif
+
 // Every instruction set that this machine has, lowest first; in a test of emulated bodies, those that are emulated.
 inline std::vector<Isa> MachineIsas() {
 #ifdef MOED_TEST_EMULATED_ISAS

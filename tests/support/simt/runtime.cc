@@ -11,6 +11,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <set>
 #include <utility>
@@ -315,6 +316,21 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   stream->pending.push_back({++stream->last_number, to, from, bytes});
   if (Get().random() % 2 == 0) Finish(stream, UINT64_MAX);
   return Fault();
+}
+
+cudaError_t cudaMemcpyBatchAsync(void* const* to, const void* const* from, const size_t* sizes, size_t count,
+                                 cudaMemcpyAttributes* attributes, size_t* first, size_t num_attributes,
+                                 cudaStream_t handle) {
+  if (num_attributes != 1 || *first != 0 || attributes->srcAccessOrder != cudaMemcpySrcAccessOrderStream) {
+    return Error(cudaErrorInvalidValue);
+  }
+  std::vector<size_t> order(count);
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::shuffle(order.begin(), order.end(), Get().random);
+  for (const size_t i : order) {
+    if (const cudaError_t error = cudaMemcpyAsync(to[i], from[i], sizes[i], cudaMemcpyDefault, handle)) return error;
+  }
+  return cudaSuccess;
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode /*mode*/) {
