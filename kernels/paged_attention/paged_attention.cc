@@ -106,7 +106,17 @@ absl::Status Check(const PagedAttentionArgs& args) {
 }
 
 namespace cpu {
-MOED_DEFINE_CPU_BYTE_DOT_DISPATCH(PagedAttention)
+namespace {
+
+// Whether instruction sets with 8-bit dot products multiply the pages' integers as they are
+// (paged_attention_integers.h).
+bool TakesByteDots(const PagedAttentionArgs& args) {
+  return args.k_pages.dtype == DType::kI8 && args.key_layout == KeyLayout::kWords && args.v_pages.dim(3) % 4 == 0;
+}
+
+}  // namespace
+
+MOED_DEFINE_CPU_BYTE_DOT_DISPATCH(PagedAttention, TakesByteDots)
 }  // namespace cpu
 
 }  // namespace moed::kernels

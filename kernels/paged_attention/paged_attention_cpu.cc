@@ -15,10 +15,9 @@ struct Sizes {
   int64_t group;  // query heads of one KV head
   int64_t k_head_dim, v_head_dim;
   int64_t padded_dim;  // v_head_dim up to whole vectors, or whole chunks where products are of integers
-  bool integers;       // paged_attention_integers.h rather than floats made of them
 
   int64_t QueryFloats(int64_t rows) const {
-    return integers ? IntegerQueries::Floats(rows, k_head_dim) : rows * k_head_dim;
+    return kMultipliesIntegers ? IntegerQueries::Floats(rows, k_head_dim) : rows * k_head_dim;
   }
 };
 
@@ -76,7 +75,7 @@ void FinishHead(const PagedAttentionArgs& args, const Sizes& sizes, int64_t toke
                 float* acc) {
   const float* sink = args.sinks.empty() ? nullptr : args.sinks.As<float>() + head;
   float* const out = args.out.As<float>() + token * args.out.stride(0) + head * sizes.v_head_dim;
-  if (!sizes.integers) return FinishRow(max, sum, sink, acc, sizes.v_head_dim, out);
+  if (!kMultipliesIntegers) return FinishRow(max, sum, sink, acc, sizes.v_head_dim, out);
   FinishRow(max, sum, sink, acc, sizes.padded_dim, acc);
   for (int64_t d = 0; d < sizes.v_head_dim; d += 4) std::memcpy(out + d, acc + PlaceOfFour(d), 4 * sizeof(float));
 }
@@ -134,7 +133,7 @@ class BlockPass {
       for (int64_t r = 0; r < rows(); ++r) {
         const float* row = args_.q.As<float>() + (piece_.first_token + r / sizes_.group) * args_.q.stride(0) +
                            ((piece_.first_head + head) * sizes_.group + r % sizes_.group) * args_.q.stride(1);
-        if (sizes_.integers) {
+        if constexpr (kMultipliesIntegers) {
           IntegersOf(head).Set(r, row, args_.scale);
         } else {
           for (int64_t d = 0; d < sizes_.k_head_dim; ++d) q[r * sizes_.k_head_dim + d] = row[d] * args_.scale;
@@ -177,7 +176,7 @@ class BlockPass {
       } else {
         rows->keys.Set(i, end, args_.k_pages, args_.k_scales, first_row + offset);
       }
-      if (!sizes_.integers) {
+      if constexpr (!kMultipliesIntegers) {
         rows->values.Set(i, end, args_.v_pages, args_.v_scales, first_row + offset);
       } else {
         constexpr int kGroup = ValueGroups::kPositions;
@@ -206,7 +205,7 @@ class BlockPass {
       fill(0, range.begin, range.begin, &rows->keys);
       fill(range.end, kTilePositions, range.begin, &rows->keys);
     }
-    if (sizes_.integers) {
+    if constexpr (kMultipliesIntegers) {
       constexpr int kGroup = ValueGroups::kPositions;
       const int begin = range.begin / kGroup, end = (range.end + kGroup - 1) / kGroup;
       fill(0, begin, begin, &rows->value_groups);
@@ -214,7 +213,7 @@ class BlockPass {
     }
   }
 
-  bool in_words() const { return args_.key_layout == KeyLayout::kWords; }
+  bool in_words() const { return kMultipliesIntegers || args_.key_layout == KeyLayout::kWords; }
 
   // Brings in the keys and values of one tile and head. Those of the next are asked for on the way, here and in
   // AttendTile().
@@ -223,7 +222,10 @@ class BlockPass {
     TileRows& rows = tile_rows_[turn_];
     if (rows.tile != tile || rows.head != head) FindRows(tile, head, &rows);
     PrefetchAfter(tile, head, &tile_rows_[1 - turn_]);
-    const TileRange range = VisibleRange(tile);
+    if constexpr (!kMultipliesIntegers) PackTile(VisibleRange(tile), rows);
+  }
+
+  void PackTile(TileRange range, const TileRows& rows) {
     if (!in_words()) {
       PackKeys(rows.keys, range, sizes_.k_head_dim, scratch_.keys);
     } else if (!UsesCachedKeys()) {
@@ -250,16 +252,14 @@ class BlockPass {
       next_keys_ = RowPrefetch<T>(next->keys.rows, range, sizes_.k_head_dim);
     }
     // Parts of the keys, or asked for with the keys.
-    if (args_.v_pages.data == args_.k_pages.data || sizes_.integers) return;
+    if (args_.v_pages.data == args_.k_pages.data || kMultipliesIntegers) return;
     next_values_ = RowPrefetch<T>(next->values.rows, range, sizes_.v_head_dim);
   }
 
-  // Keys and values of few rows are not worth packing, nor are integers.
+  // Keys and values of few rows are not worth packing.
   static constexpr int64_t kFewRows = 3 * kTileRows;
-  bool UsesCachedKeys() const { return sizes_.integers || (in_words() && rows() <= kFewRows); }
-  bool UsesCachedValues() const {
-    return sizes_.integers || (rows() <= kFewRows && sizes_.v_head_dim == sizes_.padded_dim);
-  }
+  bool UsesCachedKeys() const { return in_words() && rows() <= kFewRows; }
+  bool UsesCachedValues() const { return rows() <= kFewRows && sizes_.v_head_dim == sizes_.padded_dim; }
 
   // The part of the tile that token t sees.
   TileRange RangeOf(int64_t tile, int64_t t) const {
@@ -301,9 +301,15 @@ class BlockPass {
 
   template <int R>
   void AttendRows(int64_t tile, int64_t row, const RowStates& states) {
-    if constexpr (kHasIntegerProducts<T>) {
-      if (sizes_.integers) return AttendRowsInIntegers<R>(tile, row, states);
+    if constexpr (kMultipliesIntegers) {
+      AttendRowsInIntegers<R>(tile, row, states);
+    } else {
+      AttendRowsInFloats<R>(tile, row, states);
     }
+  }
+
+  template <int R>
+  void AttendRowsInFloats(int64_t tile, int64_t row, const RowStates& states) {
     TileRange ranges[R];
     FindRanges<R>(tile, row, ranges);
     const TileRange first = ranges[0], last = ranges[R - 1];
@@ -444,8 +450,7 @@ void Attend(const ExecContext& ctx, const PagedAttentionArgs& args) {
   sizes.group = args.q.dim(1) / num_kv_heads;
   sizes.k_head_dim = args.k_pages.dim(3);
   sizes.v_head_dim = args.v_pages.dim(3);
-  sizes.integers = kHasIntegerProducts<T> && args.key_layout == KeyLayout::kWords && sizes.v_head_dim % 4 == 0;
-  const int64_t padding = sizes.integers ? kValueChunk : kLanes;
+  const int64_t padding = kMultipliesIntegers ? kValueChunk : kLanes;
   sizes.padded_dim = (sizes.v_head_dim + padding - 1) / padding * padding;
 
   const PagedAttentionPlan plan = PlanPagedAttention(args, num_threads, ctx.workspace);
@@ -469,6 +474,9 @@ void Attend(const ExecContext& ctx, const PagedAttentionArgs& args) {
 }  // namespace
 
 void PagedAttention(const ExecContext& ctx, const PagedAttentionArgs& args) {
+#if defined(MOED_BYTE_DOTS)
+  Attend<int8_t>(ctx, args);
+#else
   switch (args.k_pages.dtype) {
     case DType::kBF16:
       return Attend<BFloat16>(ctx, args);
@@ -479,6 +487,7 @@ void PagedAttention(const ExecContext& ctx, const PagedAttentionArgs& args) {
     default:
       return Attend<float>(ctx, args);
   }
+#endif
 }
 
 }  // namespace moed::kernels::MOED_ISA

@@ -10,7 +10,6 @@
 #ifndef KERNELS_PAGED_ATTENTION_PAGED_ATTENTION_INTEGERS_H_
 #define KERNELS_PAGED_ATTENTION_PAGED_ATTENTION_INTEGERS_H_
 
-#include <type_traits>
 #include <utility>
 
 #include "kernels/common/simd_int.h"
@@ -19,13 +18,12 @@
 
 namespace moed::kernels::MOED_ISA {
 
-// Whether pages of T can be multiplied so.
+// Whether products are made so: in the bodies for instruction sets with 8-bit dot products, which are for pages that
+// can be multiplied so (paged_attention.cc) and no others.
 #if defined(MOED_BYTE_DOTS)
-template <typename T>
-constexpr bool kHasIntegerProducts = std::is_same_v<T, int8_t>;
+constexpr bool kMultipliesIntegers = true;
 #else
-template <typename T>
-constexpr bool kHasIntegerProducts = false;
+constexpr bool kMultipliesIntegers = false;
 #endif
 
 // Accumulators of a pass, so that they stay in registers beside what is loaded; of 5 and 6 rows on 8 lanes there are
