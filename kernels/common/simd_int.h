@@ -85,8 +85,10 @@ MOED_ALWAYS_INLINE VecI32 Dot(VecInt weights, VecInt activations, VecI32 sums) {
   return sums + reinterpret_cast<VecI32>(
                     _mm512_madd_epi16(reinterpret_cast<__m512i>(weights), reinterpret_cast<__m512i>(activations)));
 #elif defined(__AVX2__)
-  return sums + reinterpret_cast<VecI32>(
-                    _mm256_madd_epi16(reinterpret_cast<__m256i>(weights), reinterpret_cast<__m256i>(activations)));
+  // In one piece: g++ 12 begins products early and keeps them in registers that a tile's sums need.
+  VecI32 products;
+  asm("vpmaddwd %2, %3, %1\n\tvpaddd %1, %0, %0" : "+x"(sums), "=&x"(products) : "x"(weights), "x"(activations));
+  return sums;
 #elif defined(__SSE2__)
   return sums + reinterpret_cast<VecI32>(
                     _mm_madd_epi16(reinterpret_cast<__m128i>(weights), reinterpret_cast<__m128i>(activations)));
@@ -120,8 +122,9 @@ MOED_ALWAYS_INLINE VecI16 NarrowDot([[maybe_unused]] VecU32 weights, [[maybe_unu
   return sums + reinterpret_cast<VecI16>(
                     _mm512_maddubs_epi16(reinterpret_cast<__m512i>(weights), reinterpret_cast<__m512i>(activations)));
 #elif defined(__AVX2__)
-  return sums + reinterpret_cast<VecI16>(
-                    _mm256_maddubs_epi16(reinterpret_cast<__m256i>(weights), reinterpret_cast<__m256i>(activations)));
+  VecI16 products;
+  asm("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(sums), "=&x"(products) : "x"(weights), "x"(activations));
+  return sums;
 #else
   return sums;  // not called
 #endif
@@ -146,8 +149,9 @@ MOED_ALWAYS_INLINE VecI32 AddPairs(VecI32 low, VecI32 high) {
   return __builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
          __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 #elif defined(__AVX2__)
-  return __builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14) +
-         __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15);
+  // In each half of the register: two sums of `low`, two of `high`.
+  const __m256i sums = _mm256_hadd_epi32(reinterpret_cast<__m256i>(low), reinterpret_cast<__m256i>(high));
+  return reinterpret_cast<VecI32>(_mm256_permute4x64_epi64(sums, 0b11011000));
 #else
   return __builtin_shufflevector(low, high, 0, 2, 4, 6) + __builtin_shufflevector(low, high, 1, 3, 5, 7);
 #endif
